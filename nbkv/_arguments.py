@@ -1,0 +1,172 @@
+"""Arguments made into what the kernels take, or refused by name, value and range."""
+
+import operator
+from typing import Any, Final, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from nbkv.errors import ArgumentError
+
+ID_MAX: Final = 2**64 - 1
+_INT32_MAX: Final = 2**31 - 1
+_NO_HASHES: Final = np.empty(0, np.uint64)
+
+
+def refuse(name: str, value: object, allowed: str) -> NoReturn:
+    """Raise the error for a value out of range."""
+    raise ArgumentError(f"{name} is {value!r}; it must be {allowed}")
+
+
+def check_id(name: str, value: object) -> int:
+    """Check a seq_id or hash: any integer from 0 to 2**64 - 1.
+
+    Parameters
+    ----------
+    name : str
+        What to call it in the error.
+    value : object
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    TypeError
+        It is not an integer.
+    ArgumentError
+        It does not fit into uint64.
+    """
+    number = check_count(name, value)
+    if number > ID_MAX:
+        refuse(name, value, f"0 to {ID_MAX} (uint64)")
+    return number
+
+
+def check_count(name: str, value: object) -> int:
+    """Check a count: any integer from 0 on.
+
+    Parameters
+    ----------
+    name : str
+    value : object
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    TypeError
+        It is not an integer (a bool is not one).
+    ArgumentError
+        It is negative.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+        wrong = True
+    else:
+        wrong = isinstance(value, (bool, np.bool_))
+    if wrong:
+        raise TypeError(f"{name} is {value!r}; it must be an integer")
+    if number < 0:
+        refuse(name, value, "at least 0")
+    return number
+
+
+def check_vector(name: str, value: object, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """Check a one-dimensional array of exactly one dtype; make it C-contiguous.
+
+    Parameters
+    ----------
+    name : str
+    value : object
+    dtype : numpy scalar type
+
+    Returns
+    -------
+    numpy.ndarray
+
+    Raises
+    ------
+    TypeError
+        It is not an array.
+    ArgumentError
+        Wrong dtype or number of dimensions.
+    """
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} is a {type(value).__name__}; it must be a numpy array")
+    if value.dtype != dtype or value.ndim != 1:
+        refuse(name, _describe(value), f"{np.dtype(dtype)}, one-dimensional")
+    return _owned(value)
+
+
+def _owned(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    # A read-only or strided array would be another specialisation of the kernel.
+    if value.flags.c_contiguous and value.flags.writeable and value.flags.aligned:
+        return value
+    return np.array(value)
+
+
+def _describe(value: npt.NDArray[Any]) -> str:
+    return f"{value.dtype} array of shape {value.shape}"
+
+
+def check_out(name: str, value: object, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """Check an array that is written to: dtype, one dimension, contiguous and writable."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} is a {type(value).__name__}; it must be a numpy array")
+    flags = value.flags
+    if value.dtype != dtype or value.ndim != 1 or not (flags.c_contiguous and flags.aligned):
+        refuse(name, _describe(value), f"{np.dtype(dtype)}, one-dimensional and contiguous")
+    if not flags.writeable:
+        refuse(name, "a read-only array", "writable")
+    return value
+
+
+def check_hashes(name: str, values: object) -> npt.NDArray[np.uint64]:
+    """Check caller-made hashes: a uint64 array, or integers from 0 to 2**64 - 1."""
+    if values is None:
+        return _NO_HASHES
+    if isinstance(values, np.ndarray):
+        return check_vector(name, values, np.uint64)
+    checked = [check_id(f"{name}[{i}]", value) for i, value in enumerate(_items(name, values))]
+    return np.array(checked, np.uint64)
+
+
+def check_block_ids(name: str, values: object, num_blocks: int) -> npt.NDArray[np.int32]:
+    """Check block ids: an integer array or sequence, each below the number of blocks."""
+    if isinstance(values, np.ndarray) and (values.ndim != 1 or values.dtype.kind not in "iu"):
+        refuse(name, _describe(values), "integers, one-dimensional")
+    checked = [check_count(f"{name}[{i}]", value) for i, value in enumerate(_items(name, values))]
+    for i, block_id in enumerate(checked):
+        if block_id >= num_blocks:
+            refuse(f"{name}[{i}]", block_id, f"0 to {num_blocks - 1}")
+    return np.array(checked, np.int32)
+
+
+def _items(name: str, values: object) -> list[object]:
+    if isinstance(values, (str, bytes)):
+        raise TypeError(f"{name} is {values!r}; it must be an array or a list of integers")
+    try:
+        return list(values)  # type: ignore[call-overload, no-any-return]
+    except TypeError:
+        raise TypeError(
+            f"{name} is {values!r}; it must be an array or a list of integers"
+        ) from None
+
+
+def check_counts(name: str, value: object, length: int) -> npt.NDArray[np.int32]:
+    """Check the counts of a batch: int32 of the batch's length, or one integer for all."""
+    if not isinstance(value, np.ndarray):
+        number = check_count(name, value)
+        if number > _INT32_MAX:
+            refuse(name, value, f"0 to {_INT32_MAX}")
+        return np.array([number], np.int32)
+    counts = check_vector(name, value, np.int32)
+    if counts.size != length:
+        refuse(name, _describe(counts), f"as long as sequences, {length}")
+    return counts

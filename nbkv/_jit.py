@@ -1,0 +1,130 @@
+"""The one place that calls ``numba.njit``.
+
+Numba decides whether cached machine code is fresh from the text of the file that holds
+the function, so it misses edits in a callee's file and in imported constants. Kernels
+therefore share a cache folder named after all of the package's sources.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba as nb
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Kernels the facade calls, each with the one signature it is compiled for.
+ENTRIES: list[tuple[Any, str]] = []
+_REMEDY = (
+    "set NBKV_CACHE_DIR to a writable folder, or run 'nbkv warmup --into DIR' when the"
+    " image is built and set NBKV_CACHE_DIR=DIR"
+)
+
+
+def digest_sources() -> str:
+    """Name the package's sources and the flags that change the code made from them.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+    """
+    package = Path(__file__).parent
+    digest = hashlib.sha256(f"{nb.__version__} {nb.config.BOUNDSCHECK}".encode())
+    for source in sorted(package.rglob("*.py")):
+        digest.update(source.relative_to(package).as_posix().encode())
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def cache_root() -> Path:
+    """Return the folder that machine code is kept under: ``NBKV_CACHE_DIR`` or the user's cache."""
+    chosen = os.environ.get("NBKV_CACHE_DIR") or os.environ.get("NUMBA_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home) / "nbkv"
+
+
+def _find_cache_dir() -> Path | None:
+    folder = cache_root() / digest_sources()
+    if _can_write(folder):
+        return folder
+    # numba refuses a folder it cannot write to, even to read from it: a baked image's
+    # read-only cache is copied to where it can.
+    try:
+        copy = Path(tempfile.mkdtemp(prefix="nbkv-"))
+    except OSError:
+        copy = None
+    if copy is not None and folder.is_dir():
+        shutil.copytree(folder, copy, dirs_exist_ok=True)
+        return copy
+    warnings.warn(
+        f"nbkv cannot keep compiled code in {folder}, so every process compiles anew: {_REMEDY}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return copy
+
+
+CACHE_DIR = None if nb.config.DISABLE_JIT else _find_cache_dir()
+
+
+def kernel(function: F) -> F:
+    """Compile `function` with numba at its first call and keep the result on disk."""
+    if nb.config.DISABLE_JIT:
+        return function
+    outer = nb.config.CACHE_DIR
+    nb.config.CACHE_DIR = str(CACHE_DIR or "")
+    try:
+        compiled: F = nb.njit(cache=CACHE_DIR is not None)(function)
+    finally:
+        nb.config.CACHE_DIR = outer
+    return compiled
+
+
+def entry(signature: str) -> Callable[[F], F]:
+    """Compile a kernel that the facade calls, for exactly one signature.
+
+    Parameters
+    ----------
+    signature : str
+        numba's notation. One signature only, so that a Python int is a uint64 where a
+        seq_id is meant, and no call ever compiles in the middle of serving.
+    """
+
+    def decorate(function: F) -> F:
+        compiled = kernel(function)
+        ENTRIES.append((compiled, signature))
+        return compiled
+
+    return decorate
+
+
+def compile_entries() -> Iterator[str]:
+    """Compile, or load from disk, each entry kernel that is not yet ready.
+
+    Yields
+    ------
+    str
+        The name of the kernel just made ready.
+    """
+    for function, signature in ENTRIES:
+        if not nb.config.DISABLE_JIT and not function.signatures:
+            function.compile(signature)
+            function.disable_compile()
+        yield function.__name__

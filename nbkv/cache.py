@@ -1,0 +1,312 @@
+"""`PagedKVCache`: checks arguments, calls one kernel, raises what it refuses."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nbkv._arguments import (
+    check_count,
+    check_counts,
+    check_hashes,
+    check_id,
+    check_out,
+    check_vector,
+    refuse,
+)
+from nbkv._named import NamedPrefixes
+from nbkv.errors import OutOfBlocksError
+from nbkv.kernels import append, sequences
+from nbkv.layout import SEQUENCE_EXISTS, SHARE_TOO_LONG, TOO_MANY_SEQUENCES
+
+_INT64_MAX = 2**63 - 1
+_BLAMES_NEW_SEQUENCE = (SEQUENCE_EXISTS, TOO_MANY_SEQUENCES)
+
+
+class PagedKVCache(NamedPrefixes):
+    """Decides which block of the pool each token of each sequence lives in.
+
+    Parameters
+    ----------
+    config : CacheConfig
+        Shape and policy.
+
+    Notes
+    -----
+    After any exception the arena, its runtime section aside, is byte for byte what it was.
+    Calls of one cache must not overlap; kernels hold the GIL, which sees to it.
+
+    Examples
+    --------
+    >>> from nbkv import CacheConfig, PagedKVCache
+    >>> cache = PagedKVCache(CacheConfig(16, 100, num_layers=32, num_kv_heads=8, head_dim=128))
+    >>> cache.allocate_blocks_for_tokens(seq_id=1, num_tokens=50)
+    array([0, 1, 2, 3], dtype=int32)
+    >>> cache.append_token(1)
+    3
+    >>> cache.num_free_blocks
+    96
+    """
+
+    def allocate_block(self, seq_id: int) -> int:
+        """Add an empty block to a sequence's table, opening the sequence if unknown.
+
+        Parameters
+        ----------
+        seq_id : int
+            uint64.
+
+        Returns
+        -------
+        int
+            Its block_id.
+
+        Raises
+        ------
+        OutOfBlocksError, CapacityError
+        """
+        block_id = append.allocate_block(self._arena, check_id("seq_id", seq_id))
+        return block_id if block_id >= 0 else self._fail(block_id, "seq_id", seq_id)
+
+    def allocate_blocks_for_tokens(self, seq_id: int, num_tokens: int) -> npt.NDArray[np.int32]:
+        """Append tokens to a sequence, opening it if unknown.
+
+        A partial tail is filled first, then blocks that the table already has, then new ones.
+
+        Parameters
+        ----------
+        seq_id : int
+            uint64.
+        num_tokens : int
+            0 does nothing and opens nothing.
+
+        Returns
+        -------
+        int32 array
+            The new block ids only.
+
+        Raises
+        ------
+        OutOfBlocksError, CapacityError
+        """
+        number = check_id("seq_id", seq_id)
+        count = check_count("num_tokens", num_tokens)
+        needed = -(-count // self.config.block_size)
+        if needed > self.total_blocks:
+            evictable = self.num_cached_blocks
+            raise OutOfBlocksError(needed, self.num_free_blocks, evictable, 0)
+        out = np.empty(needed, np.int32)
+        if count == 0:
+            return out
+        written = append.allocate_for_tokens(self._arena, number, count, out)
+        return out[:written] if written >= 0 else self._fail(written, "seq_id", seq_id)
+
+    def append_token(self, seq_id: int) -> int:
+        """Append one token to a sequence, opening it if unknown.
+
+        Parameters
+        ----------
+        seq_id : int
+            uint64.
+
+        Returns
+        -------
+        int
+            The block_id it lies in; a copy's when the block was shared (`last_copies`).
+
+        Raises
+        ------
+        OutOfBlocksError, CapacityError
+        """
+        if type(seq_id) is not int:
+            seq_id = check_id("seq_id", seq_id)
+        try:
+            block_id = append.append_token(self._arena, seq_id)
+        except OverflowError:
+            check_id("seq_id", seq_id)
+            raise
+        return block_id if block_id >= 0 else self._fail(block_id, "seq_id", seq_id)
+
+    def append_tokens(
+        self,
+        sequences: npt.NDArray[Any],
+        counts: npt.NDArray[np.int32] | int,
+        out: npt.NDArray[np.int64] | None = None,
+    ) -> npt.NDArray[np.int64]:
+        """Append tokens to a batch of live sequences in one call, all or nothing.
+
+        Parameters
+        ----------
+        sequences : int64 or uint64 array, shape (n,)
+            int64 are handles (`handle`), uint64 are seq_ids.
+        counts : int32 array of shape (n,), or int
+            New tokens of each, or one number for all.
+        out : int64 array, optional
+            Takes the slots; at least sum(counts) long.
+
+        Returns
+        -------
+        int64 array
+            Slots (``block_id * block_size + offset``), sequence after sequence; a view of
+            `out` when given.
+
+        Raises
+        ------
+        UnknownSequenceError, DuplicateSequenceError, OutOfBlocksError, CapacityError
+        ArgumentError
+            A dtype, length or count is wrong.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from nbkv import CacheConfig, PagedKVCache
+        >>> cache = PagedKVCache(CacheConfig(4, 8, 1, 1, 64))
+        >>> handles = np.array([cache.add_sequence(7), cache.add_sequence(8)])
+        >>> cache.append_tokens(handles, 3)
+        array([0, 1, 2, 4, 5, 6])
+        """
+        by_handle = isinstance(sequences, np.ndarray) and sequences.dtype == np.int64
+        kind = np.int64 if by_handle else np.uint64
+        batch = check_vector("sequences", sequences, kind)
+        numbers = check_counts("counts", counts, batch.size)
+        if out is None:
+            total = int(numbers.sum()) * (batch.size if numbers.size == 1 else 1)
+            out = np.empty(self._bounded(total, batch.size), np.int64)
+        else:
+            check_out("out", out, np.int64)
+        call = append.append_by_handle if by_handle else append.append_by_id
+        written = call(self._arena, batch, numbers, out)
+        if written < 0:
+            at = int(self._runtime["detail"][0])
+            blamed = batch[at] if at < batch.size else "a batch"
+            self._fail(written, f"sequences[{at}]", blamed)
+        return out[:written]
+
+    def _bounded(self, total: int, size: int) -> int:
+        """Bound an output by what can succeed: the kernel refuses the rest, not the allocator."""
+        longest = self.config.table_width * self.config.block_size
+        return max(0, min(total, size * longest))
+
+    def add_sequence(
+        self,
+        seq_id: int,
+        block_hashes: Sequence[int] | npt.NDArray[np.uint64] | None = None,
+        num_tokens: int | None = None,
+    ) -> int:
+        """Open a sequence: hold its longest cached prefix, allocate and index the rest.
+
+        The caller states that the blocks under these hashes exist once this call returns.
+
+        Parameters
+        ----------
+        seq_id : int
+            uint64, not alive.
+        block_hashes : uint64 array or sequence of int, optional
+            One a block, each standing for all tokens up to its block's end.
+        num_tokens : int, optional
+            ``len(block_hashes) * block_size`` when omitted. Blocks beyond the hashes are
+            private; a partly filled last block is indexed with its fill.
+
+        Returns
+        -------
+        int
+            The handle. `num_hit_tokens` tells the hit.
+
+        Raises
+        ------
+        DuplicateSequenceError, OutOfBlocksError, CapacityError
+        ArgumentError
+            Fewer tokens than the hashes cover.
+        """
+        number = check_id("seq_id", seq_id)
+        hashes = check_hashes("block_hashes", block_hashes)
+        block_size = self.config.block_size
+        if num_tokens is None:
+            tokens = hashes.size * block_size
+        else:
+            tokens = check_count("num_tokens", num_tokens)
+            least = (hashes.size - 1) * block_size + 1 if hashes.size else 0
+            if not least <= tokens <= _INT64_MAX:
+                refuse("num_tokens", num_tokens, f"{least} to {_INT64_MAX} with these hashes")
+        handle = sequences.add_sequence(self._arena, number, hashes, tokens)
+        return handle if handle >= 0 else self._fail(handle, "seq_id", seq_id)
+
+    def free_sequence(self, seq_id: int) -> None:
+        """End a sequence; blocks that a prefix finds stay cached, the others become free.
+
+        Parameters
+        ----------
+        seq_id : int
+            uint64.
+
+        Raises
+        ------
+        UnknownSequenceError
+        """
+        status = sequences.free_sequence(self._arena, check_id("seq_id", seq_id))
+        if status < 0:
+            self._fail(status, "seq_id", seq_id)
+
+    def share_prefix(self, src: int, dst: int, num_blocks: int) -> None:
+        """Open a sequence over the leading blocks of another one, without a copy.
+
+        Parameters
+        ----------
+        src, dst : int
+            uint64; `dst` is not alive.
+        num_blocks : int
+            1 up to the block of the next token of `src`, if its table has it.
+
+        Raises
+        ------
+        UnknownSequenceError, DuplicateSequenceError, PrefixError, CapacityError
+        """
+        count = check_count("num_blocks", num_blocks)
+        self._share(src, dst, min(count, _INT64_MAX))
+
+    def fork(self, src: int, dst: int) -> None:
+        """Open a sequence that continues another one: all its blocks with tokens are shared.
+
+        Parameters
+        ----------
+        src, dst : int
+            uint64; `dst` is not alive.
+
+        Raises
+        ------
+        UnknownSequenceError, DuplicateSequenceError, CapacityError
+        """
+        self._share(src, dst, -1)
+
+    def _share(self, src: int, dst: int, num_blocks: int) -> None:
+        source, number = check_id("src", src), check_id("dst", dst)
+        status = sequences.share_prefix(self._arena, source, number, num_blocks)
+        if status == SHARE_TOO_LONG:
+            self._fail(status, "num_blocks", num_blocks)
+        if status in _BLAMES_NEW_SEQUENCE:
+            self._fail(status, "dst", dst)
+        if status < 0:
+            self._fail(status, "src", src)
+
+    def truncate(self, seq_id: int, num_tokens: int) -> None:
+        """Keep a sequence's first tokens and release the blocks beyond them.
+
+        Parameters
+        ----------
+        seq_id : int
+            uint64.
+        num_tokens : int
+            0 to what the sequence has.
+
+        Raises
+        ------
+        UnknownSequenceError
+        ArgumentError
+            More than the sequence has.
+        """
+        count = min(check_count("num_tokens", num_tokens), _INT64_MAX)
+        status = sequences.truncate(self._arena, check_id("seq_id", seq_id), count)
+        if status < 0:
+            name = "seq_id" if seq_id not in self else "num_tokens"
+            self._fail(status, name, seq_id if name == "seq_id" else num_tokens)

@@ -1,0 +1,1 @@
+"""The subcommands of ``nbkv``, one a file: ``add_parser`` and ``run``."""

@@ -1,0 +1,102 @@
+"""``nbkv replay``: what a cache of a given size would have saved on a trace."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from nbkv.commands import common
+from nbkv.replay import report
+from nbkv.replay.replay import ReplayRun, replay_trace, warm_up
+from nbkv.replay.traces import Trace
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "replay",
+        help="replay a trace through the engine",
+        description="Replay an LLM-serving trace through the engine and report what prefix"
+        " caching would have saved, for each policy and capacity.",
+    )
+    common.add_trace_arguments(parser)
+    parser.add_argument(
+        "--policy",
+        type=common.policies,
+        default=",".join(common.POLICIES),
+        metavar="NAMES",
+        help="eviction policies, joined by commas (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--capacity",
+        type=common.capacities,
+        default=common.DEFAULT_CAPACITY,
+        metavar="LIST",
+        help="cache sizes: percent of the trace's distinct blocks, rounded down, or block counts"
+        f" (default: {common.DEFAULT_CAPACITY.replace('%', '%%')})",
+    )
+    parser.add_argument(
+        "--running",
+        type=common.count,
+        default=1,
+        metavar="W",
+        help="requests holding their blocks at the same time (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--plot", metavar="FILE.png", help="save a plot of hits over capacity")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay and report."""
+    _check_extras(args)
+    trace = common.load_trace(args)
+    skipped = report.skipped_line(trace)
+    if skipped and args.json:
+        print(f"nbkv replay: {skipped}", file=sys.stderr)
+    runs = _replay_all(trace, args)
+    if args.json:
+        print(json.dumps(report.as_json(trace, runs), indent=1))
+    else:
+        _print_table(trace, runs)
+    if args.plot:
+        try:
+            report.save_plot(args.plot, trace, runs)
+        except (OSError, ValueError) as error:
+            raise common.CommandError(f"--plot {args.plot}: {error}") from error
+    return 0
+
+
+def _check_extras(args: argparse.Namespace) -> None:
+    """Find out before the work, not after it, that its result could not be shown."""
+    if not args.json:
+        common.need_extra("rich", "the table (not --json)")
+    if args.plot:
+        common.need_extra("matplotlib", "--plot")
+        folder = Path(args.plot).parent
+        if not folder.is_dir():
+            raise common.CommandError(f"--plot {args.plot}: there is no folder {folder}")
+
+
+def _replay_all(trace: Trace, args: argparse.Namespace) -> list[ReplayRun]:
+    settings = [
+        (policy, common.num_capacity_blocks(capacity, trace))
+        for policy in args.policy
+        for capacity in args.capacity
+    ]
+    with common.progress_bar("replaying", trace.num_requests * len(settings)) as (advance, _):
+        for policy in args.policy:
+            warm_up(policy)
+        return [
+            replay_trace(trace, policy, capacity, args.running, advance)
+            for policy, capacity in settings
+        ]
+
+
+def _print_table(trace: Trace, runs: list[ReplayRun]) -> None:
+    console = common.console()
+    console.print(report.headline(trace), soft_wrap=True, markup=False)
+    console.print(report.as_table(trace, runs))
+    notes = (report.ceiling_line(trace), report.skipped_line(trace), report.overflow_line(runs))
+    for line in filter(None, notes):
+        console.print(line, soft_wrap=True)

@@ -1,0 +1,130 @@
+"""What a cache is made from, checked where it is written down."""
+
+import operator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from nbkv import layout
+from nbkv.errors import ConfigError
+
+_INT32_MAX: Final = 2**31 - 1
+_BLOCK_SIZE_MAX: Final = 2**15 - 1
+_DEFAULT_TABLE: Final = 16_384
+BYTES_PER_ELEMENT: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "fp8": 1, "int8": 1}
+
+
+class EvictionPolicy(StrEnum):
+    """Which cached block goes first: see `nbkv.kernels.victim`."""
+
+    LRU = "lru"
+    FIFO = "fifo"
+    FREQUENCY = "frequency"
+
+    @property
+    def code(self) -> int:
+        """The int that kernels compare with."""
+        codes = {"lru": layout.LRU, "fifo": layout.FIFO, "frequency": layout.FREQUENCY}
+        return codes[self.value]
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Shape and policy of a cache; every field is checked at construction.
+
+    Parameters
+    ----------
+    block_size : int
+        Tokens a block holds, 1 to 32,767.
+    num_blocks : int
+        Blocks of the pool, 1 to 2**31 - 1.
+    num_layers, num_kv_heads, head_dim : int
+        Shape of one token's keys and values, at least 1.
+    dtype : str
+        ``float32``, ``float16``, ``bfloat16``, ``fp8`` or ``int8``.
+    eviction_policy : EvictionPolicy or str
+        ``lru``, ``fifo`` or ``frequency``.
+    max_sequences : int
+        Sequences alive at once.
+    max_blocks_per_sequence : int, optional
+        Longest block table; ``min(num_blocks, 16384)`` when omitted.
+    max_named_prefixes : int, optional
+        Named prefixes registered at once; ``max(1024, num_blocks // 8)`` when omitted.
+
+    Raises
+    ------
+    ConfigError
+        A field is not an integer or out of its range.
+
+    Examples
+    --------
+    >>> CacheConfig(16, 1024, num_layers=32, num_kv_heads=8, head_dim=128).bytes_per_block
+    2097152
+    """
+
+    block_size: int
+    num_blocks: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: str = "float16"
+    eviction_policy: EvictionPolicy | str = EvictionPolicy.LRU
+    max_sequences: int = 1024
+    max_blocks_per_sequence: int | None = None
+    max_named_prefixes: int | None = None
+
+    def __post_init__(self) -> None:
+        self._check_int("block_size", 1, _BLOCK_SIZE_MAX)
+        self._check_int("num_blocks", 1, _INT32_MAX)
+        for name in ("num_layers", "num_kv_heads", "head_dim"):
+            self._check_int(name, 1, None)
+        self._check_int("max_sequences", 1, 2**30)
+        if self.max_blocks_per_sequence is None:
+            longest = min(self.num_blocks, _DEFAULT_TABLE, _INT32_MAX // self.block_size)
+            object.__setattr__(self, "max_blocks_per_sequence", longest)
+        self._check_int("max_blocks_per_sequence", 1, _INT32_MAX // self.block_size)
+        if self.max_named_prefixes is None:
+            object.__setattr__(self, "max_named_prefixes", max(1024, self.num_blocks // 8))
+        self._check_int("max_named_prefixes", 1, 2**30)
+        if self.dtype not in BYTES_PER_ELEMENT:
+            raise ConfigError(f"dtype is {self.dtype!r}; allowed: {', '.join(BYTES_PER_ELEMENT)}")
+        try:
+            policy = EvictionPolicy(self.eviction_policy)
+        except ValueError:
+            allowed = ", ".join(EvictionPolicy)
+            raise ConfigError(
+                f"eviction_policy is {self.eviction_policy!r}; allowed: {allowed}"
+            ) from None
+        object.__setattr__(self, "eviction_policy", policy)
+
+    def _check_int(self, name: str, low: int, high: int | None) -> None:
+        given = getattr(self, name)
+        try:
+            value = operator.index(given)
+        except TypeError:
+            raise ConfigError(f"{name} is {given!r}; it must be an integer") from None
+        if isinstance(given, bool) or value < low or (high is not None and value > high):
+            upto = "" if high is None else f" and at most {high}"
+            raise ConfigError(f"{name} is {given!r}; it must be at least {low}{upto}")
+        object.__setattr__(self, name, value)
+
+    @property
+    def table_width(self) -> int:
+        """Columns of a block table, never None."""
+        return int(self.max_blocks_per_sequence or 0)
+
+    @property
+    def name_capacity(self) -> int:
+        """Named prefixes at once, never None."""
+        return int(self.max_named_prefixes or 0)
+
+    @property
+    def policy_code(self) -> int:
+        """The eviction policy as kernels see it."""
+        return EvictionPolicy(self.eviction_policy).code
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Bytes of keys and values in one block, all layers; exact at any size."""
+        elements = self.num_layers * self.num_kv_heads * self.head_dim * self.block_size
+        return 2 * elements * BYTES_PER_ELEMENT[self.dtype]

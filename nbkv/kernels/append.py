@@ -1,0 +1,324 @@
+"""Appending: one token to one sequence, or a batch of counts in one call."""
+
+import numpy as np
+
+from nbkv._intrinsics import prefetch
+from nbkv._jit import entry, kernel
+from nbkv.kernels.holding import make_room
+from nbkv.kernels.index import find_row, mix_tag
+from nbkv.kernels.rows import has_room, open_row, row_of
+from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
+from nbkv.kernels.tails import close_tail
+from nbkv.kernels.writing import (
+    append_block,
+    check_room,
+    emit_slots,
+    plan_row,
+    settle_copies,
+    undo_row,
+    write_row,
+)
+from nbkv.layout import (
+    DUPLICATE_SEQUENCE,
+    IN_BATCH,
+    NEGATIVE_COUNT,
+    OUT_TOO_SMALL,
+    TAIL_OPEN,
+    TOO_MANY_BLOCKS,
+    TOO_MANY_SEQUENCES,
+    UNKNOWN_SEQUENCE,
+)
+
+_ROW_MASK = 0xFFFFFFFF
+_NOT_IN_BATCH = 255 - IN_BATCH
+# How many sequences ahead their rows are fetched.
+_AHEAD = 12
+
+
+@kernel
+def write_tokens(state: State, seq_id: int, num_tokens: int) -> int:
+    """Append tokens to one sequence, opening it if unknown.
+
+    Parameters
+    ----------
+    state : State
+    seq_id : uint64
+    num_tokens : int
+        At least 1.
+
+    Returns
+    -------
+    int
+        Its row, or a status; nothing has changed then.
+    """
+    row = np.int64(find_row(state, seq_id))
+    if row < 0:
+        if not has_room(state):
+            return TOO_MANY_SEQUENCES
+        block_size = state.header["block_size"][0]
+        needed = (np.int64(num_tokens) + block_size - 1) // block_size
+        if state.header["max_blocks_per_sequence"][0] < needed <= state.header["num_blocks"][0]:
+            return TOO_MANY_BLOCKS
+    else:
+        needed = np.int64(plan_row(state, row, num_tokens))
+        if needed < 0:
+            return needed
+    status = check_room(state, needed)
+    if status < 0:
+        if row >= 0:
+            undo_row(state, row)
+        return status
+    begin_report(state)
+    make_room(state, needed)
+    if row < 0:
+        row = np.int64(open_row(state, seq_id))
+    write_row(state, row, num_tokens)
+    settle_copies(state)
+    return row
+
+
+@entry("int64(uint8[::1], uint64)")
+def append_token(arena: Arena, seq_id: int) -> int:
+    """Append one token to a sequence, opening it if unknown.
+
+    Parameters
+    ----------
+    arena : uint8, C-contiguous
+    seq_id : uint64
+
+    Returns
+    -------
+    int
+        The block_id that the token lies in, or a status; nothing has changed then.
+    """
+    state = open_state(arena)
+    sequences = state.sequences
+    row = np.int64(find_row(state, np.uint64(seq_id)))
+    if row >= 0 and sequences["flags"][row] & TAIL_OPEN != 0:
+        begin_report(state)
+        block_id = np.int64(sequences["tail_block"][row])
+        _append_open(state, row, 1)
+        return block_id
+    row = np.int64(write_tokens(state, np.uint64(seq_id), 1))
+    if row < 0:
+        return row
+    column = (np.int64(sequences["num_tokens"][row]) - 1) // state.header["block_size"][0]
+    return np.int64(state.tables[row * state.header["table_stride"][0] + column])
+
+
+@entry("int64(uint8[::1], uint64)")
+def allocate_block(arena: Arena, seq_id: int) -> int:
+    """Add an empty block to the end of a sequence's table, opening it if unknown.
+
+    Parameters
+    ----------
+    arena : uint8, C-contiguous
+    seq_id : uint64
+
+    Returns
+    -------
+    int
+        Its block_id, or a status; nothing has changed then.
+    """
+    state = open_state(arena)
+    row = np.int64(find_row(state, np.uint64(seq_id)))
+    status = check_room(state, 1)
+    if status < 0:
+        return status
+    if row < 0 and not has_room(state):
+        return TOO_MANY_SEQUENCES
+    if row >= 0:
+        width = state.header["max_blocks_per_sequence"][0]
+        if state.sequences["num_blocks"][row] >= width:
+            return TOO_MANY_BLOCKS
+    begin_report(state)
+    make_room(state, 1)
+    if row < 0:
+        row = np.int64(open_row(state, np.uint64(seq_id)))
+    return np.int64(append_block(state, row))
+
+
+@entry("int64(uint8[::1], uint64, int64, int32[::1])")
+def allocate_for_tokens(arena: Arena, seq_id: int, num_tokens: int, out: Records) -> int:
+    """Append tokens to one sequence and say which blocks its table gained.
+
+    Parameters
+    ----------
+    arena : uint8, C-contiguous
+    seq_id : uint64
+        Opened if unknown.
+    num_tokens : int
+        At least 1.
+    out : int32
+        Room for the new ids: min(ceil(num_tokens / block_size), num_blocks) suffice.
+
+    Returns
+    -------
+    int
+        New ids written, or a status; nothing has changed then.
+    """
+    state = open_state(arena)
+    row = np.int64(find_row(state, np.uint64(seq_id)))
+    before = np.int64(0)
+    if row >= 0:
+        before = np.int64(state.sequences["num_blocks"][row])
+    row = np.int64(write_tokens(state, np.uint64(seq_id), num_tokens))
+    if row < 0:
+        return row
+    count = np.int64(state.sequences["num_blocks"][row]) - before
+    first = row * state.header["table_stride"][0] + before
+    for i in range(count):
+        out[i] = state.tables[first + i]
+    return count
+
+
+@kernel
+def _append_open(state: State, row: int, count: int) -> None:
+    """Append to an open tail that has room for all of it."""
+    sequences = state.sequences
+    fill = np.int64(sequences["tail_fill"][row]) + count
+    sequences["tail_fill"][row] = fill
+    sequences["tail_writes"][row] += 1
+    sequences["num_tokens"][row] += count
+    sequences["num_committed"][row] = sequences["num_tokens"][row]
+    if fill == state.header["block_size"][0]:
+        close_tail(state, row)
+
+
+@kernel
+def _mark(state: State, position: int, row: int, count: int) -> int:
+    """Take a sequence into the batch: blocks it needs, or a status."""
+    if row < 0:
+        return row
+    flags = state.sequences["flags"][row]
+    if flags & IN_BATCH != 0:
+        return DUPLICATE_SEQUENCE
+    if count < 0:
+        return NEGATIVE_COUNT
+    needed = np.int64(0)
+    fill = np.int64(state.sequences["tail_fill"][row])
+    if flags & TAIL_OPEN == 0 or fill + count > state.header["block_size"][0]:
+        needed = np.int64(plan_row(state, row, count))
+        if needed < 0:
+            return needed
+    state.sequences["flags"][row] |= np.uint8(IN_BATCH)
+    state.scratch[position] = row
+    return needed
+
+
+@kernel
+def _finish(
+    state: State, size: int, status: int, needed: int, counts: Records, out: Records
+) -> int:
+    """Carry a marked batch out, or take the marks back and return the status."""
+    if status == 0:
+        status = np.int64(check_room(state, needed))
+    if status < 0:
+        for i in range(size):
+            undo_row(state, state.scratch[i])
+        return status
+    begin_report(state)
+    make_room(state, needed)
+    sequences = state.sequences
+    block_size = state.header["block_size"][0]
+    step = 1 if counts.size > 1 else 0
+    at = np.int64(0)
+    for i in range(size):
+        row = np.int64(state.scratch[i])
+        count = np.int64(counts[i * step])
+        sequences["flags"][row] &= np.uint8(_NOT_IN_BATCH)
+        fill = np.int64(sequences["tail_fill"][row])
+        is_open = sequences["flags"][row] & TAIL_OPEN != 0
+        if is_open and count > 0 and fill + count <= block_size:
+            first = np.int64(sequences["tail_block"][row]) * block_size + fill
+            _append_open(state, row, count)
+            for j in range(count):
+                out[at + j] = first + j
+        elif count > 0:
+            start = np.int64(sequences["num_tokens"][row])
+            write_row(state, row, count)
+            emit_slots(state, row, start, count, out, at)
+        at += count
+    settle_copies(state)
+    return at
+
+
+@entry("int64(uint8[::1], int64[::1], int32[::1], int64[::1])")
+def append_by_handle(arena: Arena, handles: Records, counts: Records, out: Records) -> int:
+    """Append tokens to a batch of sequences, all or nothing.
+
+    Parameters
+    ----------
+    arena : uint8, C-contiguous
+    handles : int64, shape (n,)
+    counts : int32, shape (n,) or (1,)
+        New tokens of each; one for all when there is one.
+    out : int64
+        Takes the slots, sequence after sequence.
+
+    Returns
+    -------
+    int
+        Slots written, or a status; nothing has changed then, and the runtime's detail says
+        which position was refused, or how many blocks were needed.
+    """
+    state = open_state(arena)
+    step = 1 if counts.size > 1 else 0
+    needed = np.int64(0)
+    total = np.int64(0)
+    for i in range(handles.size):
+        if i + _AHEAD < handles.size:
+            prefetch(state.sequences, handles[i + _AHEAD] & _ROW_MASK)
+        count = np.int64(counts[i * step])
+        wanted = np.int64(_mark(state, i, row_of(state, handles[i]), count))
+        total += count
+        if wanted >= 0 and total > out.size:
+            undo_row(state, state.scratch[i])
+            wanted = np.int64(OUT_TOO_SMALL)
+        if wanted < 0:
+            state.runtime["detail"][0] = i
+            return _finish(state, i, wanted, needed, counts, out)
+        needed += wanted
+    return _finish(state, handles.size, 0, needed, counts, out)
+
+
+@entry("int64(uint8[::1], uint64[::1], int32[::1], int64[::1])")
+def append_by_id(arena: Arena, seq_ids: Records, counts: Records, out: Records) -> int:
+    """Append tokens to a batch of sequences named by seq_id: see `append_by_handle`.
+
+    Parameters
+    ----------
+    arena : uint8, C-contiguous
+    seq_ids : uint64, shape (n,)
+    counts : int32, shape (n,) or (1,)
+    out : int64
+
+    Returns
+    -------
+    int
+    """
+    state = open_state(arena)
+    mask = state.header["seq_index_mask"][0]
+    step = 1 if counts.size > 1 else 0
+    needed = np.int64(0)
+    total = np.int64(0)
+    for i in range(seq_ids.size):
+        if i + 2 * _AHEAD < seq_ids.size:
+            prefetch(state.seq_index, mix_tag(seq_ids[i + 2 * _AHEAD]) & mask)
+        if i + _AHEAD < seq_ids.size:
+            home = mix_tag(seq_ids[i + _AHEAD]) & mask
+            prefetch(state.sequences, np.int64(state.seq_index["occupant"][home]) - 1)
+        row = np.int64(find_row(state, seq_ids[i]))
+        count = np.int64(counts[i * step])
+        if row < 0:
+            row = np.int64(UNKNOWN_SEQUENCE)
+        wanted = np.int64(_mark(state, i, row, count))
+        total += count
+        if wanted >= 0 and total > out.size:
+            undo_row(state, state.scratch[i])
+            wanted = np.int64(OUT_TOO_SMALL)
+        if wanted < 0:
+            state.runtime["detail"][0] = i
+            return _finish(state, i, wanted, needed, counts, out)
+        needed += wanted
+    return _finish(state, seq_ids.size, 0, needed, counts, out)

@@ -1,0 +1,122 @@
+"""Rows of sequences: opened under a seq_id, closed, and found by handle."""
+
+import numpy as np
+
+from nbkv._jit import kernel
+from nbkv.kernels.holding import release_column
+from nbkv.kernels.index import insert_slot, mix_tag, remove_slot
+from nbkv.kernels.state import State
+from nbkv.kernels.tails import close_tail
+from nbkv.layout import NO_ROW, ROW_ACTIVE, ROW_FREE, STALE_HANDLE, TAIL_OPEN
+
+_ROW_BITS = 32
+_ROW_MASK = 0xFFFFFFFF
+_GENERATION_MAX = 2**31 - 1
+
+
+@kernel
+def has_room(state: State) -> bool:
+    """Tell whether one more sequence can be opened."""
+    return state.header["num_sequences"][0] < state.header["max_sequences"][0]
+
+
+@kernel
+def open_row(state: State, seq_id: int) -> int:
+    """Open an empty sequence.
+
+    Parameters
+    ----------
+    state : State
+        `has_room`.
+    seq_id : uint64
+        Not alive.
+
+    Returns
+    -------
+    int
+        Its row.
+    """
+    header = state.header
+    sequences = state.sequences
+    row = header["free_row"][0]
+    if row == NO_ROW:
+        row = header["num_fresh_rows"][0]
+        header["num_fresh_rows"][0] = row + 1
+        sequences["generation"][row] = 1
+    else:
+        header["free_row"][0] = sequences["tail_block"][row]
+    header["num_sequences"][0] += 1
+    header["arrivals"][0] += 1
+    sequences["seq_id"][row] = np.uint64(seq_id)
+    sequences["num_tokens"][row] = 0
+    sequences["num_committed"][row] = 0
+    sequences["num_indexed"][row] = 0
+    sequences["num_blocks"][row] = 0
+    sequences["num_hit_tokens"][row] = 0
+    sequences["first_block"][row] = 0
+    sequences["last_step"][row] = 0
+    sequences["state"][row] = ROW_ACTIVE
+    sequences["flags"][row] = 0
+    sequences["owner"][row] = 0
+    sequences["arrival"][row] = header["arrivals"][0]
+    mask = header["seq_index_mask"][0]
+    insert_slot(state.seq_index, mask, mix_tag(np.uint64(seq_id)), row)
+    return row
+
+
+@kernel
+def close_row(state: State, row: int) -> None:
+    """End a sequence: release its blocks and make its handles stale.
+
+    Parameters
+    ----------
+    state : State
+    row : int
+        Alive.
+    """
+    header = state.header
+    sequences = state.sequences
+    if sequences["flags"][row] & TAIL_OPEN != 0:
+        close_tail(state, row)
+    num_blocks = np.int64(sequences["num_blocks"][row])
+    release_column(state, row * header["table_stride"][0], 0, num_blocks)
+    tag = mix_tag(sequences["seq_id"][row])
+    remove_slot(state.seq_index, header["seq_index_mask"][0], tag, row)
+    generation = sequences["generation"][row]
+    sequences["generation"][row] = 1 if generation == _GENERATION_MAX else generation + 1
+    sequences["state"][row] = ROW_FREE
+    sequences["num_blocks"][row] = 0
+    sequences["tail_block"][row] = header["free_row"][0]
+    header["free_row"][0] = row
+    header["num_sequences"][0] -= 1
+
+
+@kernel
+def handle_of(state: State, row: int) -> int:
+    """Return the handle of a live row: generation << 32 | row."""
+    return (np.int64(state.sequences["generation"][row]) << _ROW_BITS) | np.int64(row)
+
+
+@kernel
+def row_of(state: State, handle: int) -> int:
+    """Find the row of a handle.
+
+    Parameters
+    ----------
+    state : State
+    handle : int64
+        Any value: nothing about it is trusted.
+
+    Returns
+    -------
+    int
+        A row, or ``STALE_HANDLE``.
+    """
+    row = np.int64(handle) & _ROW_MASK
+    if row >= state.header["num_fresh_rows"][0]:
+        return STALE_HANDLE
+    if state.sequences["state"][row] != ROW_ACTIVE:
+        return STALE_HANDLE
+    if state.sequences["generation"][row] != np.int64(handle) >> _ROW_BITS:
+        return STALE_HANDLE
+    return row

@@ -1,0 +1,94 @@
+"""Which cached block goes first: one small interface over the policies.
+
+``lru`` gives up what was released longest ago. Held sets are prefix-closed and cached
+blocks enter tail first, so that block is always a leaf. ``fifo`` takes the smallest
+alloc_order, ``frequency`` the smallest (access_count, last_access), both among leaves: the
+heap holds only blocks without linked children, and a parent enters when its last one goes.
+"""
+
+from nbkv._jit import kernel
+from nbkv.kernels.heap import heap_first, heap_insert, heap_remove
+from nbkv.kernels.ring import ring_first, ring_insert, ring_remove
+from nbkv.kernels.state import State
+from nbkv.layout import CACHED, FIFO, LRU, NO_BLOCK
+
+
+@kernel
+def _rank(state: State, block_id: int) -> None:
+    blocks = state.blocks
+    if state.header["policy"][0] == FIFO:
+        heap_insert(state, 0, blocks["alloc_order"][block_id], block_id)
+    else:
+        heap_insert(
+            state, blocks["access_count"][block_id], blocks["last_access"][block_id], block_id
+        )
+
+
+@kernel
+def insert_cached(state: State, block_id: int) -> None:
+    """Make a block CACHED: nobody holds it any more, its content can be found.
+
+    Parameters
+    ----------
+    state : State
+    block_id : int
+        INDEXED or NAMED; its old state's counter has been lowered by the caller.
+    """
+    header = state.header
+    header["num_cached_blocks"][0] += 1
+    header["recency"][0] += 1
+    state.blocks["state"][block_id] = CACHED
+    state.blocks["last_access"][block_id] = header["recency"][0]
+    state.blocks["link"][block_id] = NO_BLOCK
+    if header["policy"][0] == LRU:
+        ring_insert(state, block_id)
+    elif state.blocks["num_children"][block_id] == 0:
+        _rank(state, block_id)
+
+
+@kernel
+def remove_cached(state: State, block_id: int) -> None:
+    """Take a CACHED block out of the policy's order; the caller sets its new state.
+
+    Parameters
+    ----------
+    state : State
+    block_id : int
+    """
+    state.header["num_cached_blocks"][0] -= 1
+    if state.header["policy"][0] == LRU:
+        ring_remove(state, block_id)
+    elif state.blocks["link"][block_id] != NO_BLOCK:
+        heap_remove(state, block_id)
+
+
+@kernel
+def touch_leaf(state: State, block_id: int) -> None:
+    """Let a CACHED block that lost its last child become a victim.
+
+    Parameters
+    ----------
+    state : State
+    block_id : int
+    """
+    if state.header["policy"][0] != LRU and state.blocks["link"][block_id] == NO_BLOCK:
+        _rank(state, block_id)
+
+
+@kernel
+def find_victim(state: State) -> int:
+    """Find the cached block that the policy gives up first.
+
+    Parameters
+    ----------
+    state : State
+        ``num_cached_blocks`` is at least 1: the caller has counted.
+
+    Returns
+    -------
+    int
+        A block_id.
+    """
+    if state.header["policy"][0] == LRU:
+        return ring_first(state)
+    return heap_first(state)

@@ -1,0 +1,232 @@
+"""Slots for new tokens: first counted for every sequence of a call, then given out.
+
+`plan_row` counts and marks, `undo_rows` takes the marks back, `write_row` cannot fail.
+"""
+
+import numpy as np
+
+from nbkv._jit import kernel
+from nbkv.kernels.free_list import allocate
+from nbkv.kernels.holding import settle_block
+from nbkv.kernels.state import Records, State
+from nbkv.kernels.tails import close_tail, must_copy, open_tail, set_tail
+from nbkv.layout import COPY_TAIL, HELD, IN_BATCH, OUT_OF_BLOCKS, TAIL_OPEN, TOO_MANY_BLOCKS
+
+_NOT_MARKED = 255 - IN_BATCH - COPY_TAIL
+
+
+@kernel
+def plan_row(state: State, row: int, num_tokens: int) -> int:
+    """Count the blocks that a sequence needs for more tokens, and mark a copy.
+
+    A tail that must be copied gives its reference back here, so that the last of several
+    sharers in one batch finds itself alone and writes in place.
+
+    Parameters
+    ----------
+    state : State
+    row : int
+    num_tokens : int
+        At least 0.
+
+    Returns
+    -------
+    int
+        New blocks and copies, or ``TOO_MANY_BLOCKS``.
+    """
+    sequences = state.sequences
+    header = state.header
+    block_size = header["block_size"][0]
+    is_open = sequences["flags"][row] & TAIL_OPEN != 0
+    if num_tokens == 0 or (is_open and sequences["tail_fill"][row] + num_tokens <= block_size):
+        return 0
+    present = np.int64(sequences["num_tokens"][row])
+    num_blocks = np.int64(sequences["num_blocks"][row])
+    wanted = (present + num_tokens + block_size - 1) // block_size
+    # More than the whole pool is for the caller's count of blocks to refuse.
+    if header["max_blocks_per_sequence"][0] < wanted <= header["num_blocks"][0]:
+        return TOO_MANY_BLOCKS
+    needed = max(wanted - num_blocks, 0)
+    column = present // block_size
+    if not is_open and column < num_blocks:
+        block_id = state.tables[row * header["table_stride"][0] + column]
+        if must_copy(state, block_id, present - column * block_size):
+            mark_copy(state, row, block_id)
+            needed += 1
+    return needed
+
+
+@kernel
+def mark_copy(state: State, row: int, block_id: int) -> None:
+    """Note that a sequence's tail will be copied, and give back its reference."""
+    state.sequences["flags"][row] |= np.uint8(COPY_TAIL)
+    state.blocks["ref_count"][block_id] -= 1
+
+
+@kernel
+def undo_row(state: State, row: int) -> None:
+    """Take back what `plan_row` and a batch marked.
+
+    Parameters
+    ----------
+    state : State
+    row : int
+    """
+    sequences = state.sequences
+    if sequences["flags"][row] & COPY_TAIL != 0:
+        column = np.int64(sequences["num_tokens"][row]) // state.header["block_size"][0]
+        block_id = state.tables[row * state.header["table_stride"][0] + column]
+        state.blocks["ref_count"][block_id] += 1
+    sequences["flags"][row] &= np.uint8(_NOT_MARKED)
+
+
+@kernel
+def check_room(state: State, num_needed: int) -> int:
+    """Tell whether blocks suffice; a refusal leaves `num_needed` in the runtime's detail.
+
+    Parameters
+    ----------
+    state : State
+    num_needed : int
+
+    Returns
+    -------
+    int
+        0, or ``OUT_OF_BLOCKS``.
+    """
+    header = state.header
+    if num_needed > header["num_free_blocks"][0] + header["num_cached_blocks"][0]:
+        state.runtime["detail"][0] = num_needed
+        return OUT_OF_BLOCKS
+    return 0
+
+
+@kernel
+def fill_tail(state: State, row: int, num_tokens: int) -> int:
+    """Put tokens into an open tail, closing it when full.
+
+    Parameters
+    ----------
+    state : State
+    row : int
+        With TAIL_OPEN.
+    num_tokens : int
+
+    Returns
+    -------
+    int
+        Tokens that fitted.
+    """
+    sequences = state.sequences
+    block_size = state.header["block_size"][0]
+    fill = np.int64(sequences["tail_fill"][row])
+    taken = min(block_size - fill, num_tokens)
+    sequences["tail_fill"][row] = fill + taken
+    sequences["num_tokens"][row] += taken
+    sequences["num_committed"][row] = sequences["num_tokens"][row]
+    if fill + taken == block_size:
+        close_tail(state, row)
+    return taken
+
+
+@kernel
+def append_block(state: State, row: int) -> int:
+    """Allocate a block at the end of a table.
+
+    Parameters
+    ----------
+    state : State
+    row : int
+
+    Returns
+    -------
+    int
+        Its block_id.
+    """
+    column = np.int64(state.sequences["num_blocks"][row])
+    block_id = allocate(state)
+    state.tables[row * state.header["table_stride"][0] + column] = block_id
+    state.sequences["num_blocks"][row] = column + 1
+    state.header["total_allocations"][0] += 1
+    return block_id
+
+
+@kernel
+def write_row(state: State, row: int, num_tokens: int) -> None:
+    """Give a sequence's next tokens their places; the blocks have been counted and are free.
+
+    Parameters
+    ----------
+    state : State
+    row : int
+        Marked by `plan_row`.
+    num_tokens : int
+    """
+    sequences = state.sequences
+    block_size = state.header["block_size"][0]
+    rest = np.int64(num_tokens)
+    if rest > 0 and sequences["flags"][row] & TAIL_OPEN != 0:
+        sequences["tail_writes"][row] += 1
+        rest -= fill_tail(state, row, rest)
+    if rest == 0:
+        return
+    # Blocks the table has already: a partial one, or capacity allocated ahead.
+    present = np.int64(sequences["num_tokens"][row])
+    column = present // block_size
+    offset = present - column * block_size
+    while rest > 0 and column < sequences["num_blocks"][row]:
+        open_tail(state, row, column, offset)
+        rest -= fill_tail(state, row, rest)
+        column += 1
+        offset = 0
+    while rest >= block_size:
+        block_id = append_block(state, row)
+        state.blocks["num_tokens"][block_id] = block_size
+        sequences["num_tokens"][row] += block_size
+        rest -= block_size
+    if rest > 0:
+        set_tail(state, row, append_block(state, row), rest, 0)
+        sequences["num_tokens"][row] += rest
+    sequences["num_committed"][row] = sequences["num_tokens"][row]
+
+
+@kernel
+def emit_slots(state: State, row: int, start: int, num_tokens: int, out: Records, at: int) -> None:
+    """Write the slots of a sequence's positions.
+
+    Parameters
+    ----------
+    state : State
+    row : int
+    start : int
+        First position.
+    num_tokens : int
+    out : int64
+    at : int
+        Where in `out` the first one goes.
+    """
+    block_size = state.header["block_size"][0]
+    column = np.int64(start) // block_size
+    offset = np.int64(start) - column * block_size
+    entry = row * state.header["table_stride"][0] + column
+    first = np.int64(state.tables[entry]) * block_size
+    for i in range(num_tokens):
+        if offset == block_size:
+            entry += 1
+            offset = 0
+            first = np.int64(state.tables[entry]) * block_size
+        out[at + i] = first + offset
+        offset += 1
+
+
+@kernel
+def settle_copies(state: State) -> None:
+    """Release the sources of this call's copies that nobody holds any more.
+
+    Last of all: a block that is the source of a copy is not handed out by the same call.
+    """
+    for i in range(state.runtime["num_copies"][0]):
+        source = state.copies[2 * i]
+        held = state.blocks["ref_count"][source] + state.blocks["pin_count"][source]
+        if held == 0 and state.blocks["state"][source] == HELD:
+            settle_block(state, source)

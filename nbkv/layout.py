@@ -1,0 +1,285 @@
+"""The arena: one ``uint8`` array that holds all state, as sections of flat records.
+
+Equations between the counters (``header``), the records and the tables::
+
+    num_free_blocks + num_cached_blocks + num_held_blocks == num_blocks
+    num_free_blocks == (num_blocks - num_fresh_blocks) + length of the free list
+    sum(blocks.ref_count) == entries in all tables + external holds
+    sum(blocks.pin_count) == blocks in all leases
+    blocks.state == HELD    <=>  ref_count + pin_count >= 1
+    blocks.state == CACHED  <=>  not held, and INDEXED or NAMED
+    blocks.num_children == number of linked (INDEXED or NAMED) blocks whose parent this is
+    sequences.num_blocks >= ceil(sequences.num_tokens / block_size)
+
+A zeroed arena is a valid empty one, so creating a cache touches one page; whatever lies
+above a watermark (``num_fresh_blocks``, ``num_fresh_rows``, ``num_fresh_names``) is
+meaningless and never read.
+"""
+
+from typing import Final
+
+import numpy as np
+
+MAGIC: Final = 0x0056_4B42_4E00_0001
+LAYOUT_VERSION: Final = 1
+HEADER_BYTES: Final = 1024
+ALIGNMENT: Final = 64
+
+NO_BLOCK: Final = -1
+NO_ROW: Final = -1
+
+# Eviction policies, as kernels see them.
+LRU: Final = 0
+FIFO: Final = 1
+FREQUENCY: Final = 2
+
+# States of a block. Zero must be FREE: a fresh arena is all zero.
+FREE: Final = 0
+HELD: Final = 1
+CACHED: Final = 2
+
+# Flags of a block.
+INDEXED: Final = 1  # its key is in prefix_index
+NAMED: Final = 2  # at least one named prefix covers it
+LOADING: Final = 4  # its content is on its way in and must not be hit yet
+DETACHED: Final = 8  # cut from its parent: never matched by a walk
+CALLER_KEYED: Final = 16  # its key is a hash the caller made, a domain of its own
+
+# States and flags of a sequence row.
+ROW_FREE: Final = 0
+ROW_ACTIVE: Final = 1
+TAIL_OPEN: Final = 1  # may write at tail_fill of tail_block without looking at its record
+IN_BATCH: Final = 2  # seen by the batch call now running (never set between calls)
+COPY_TAIL: Final = 4  # the batch call now running copies its tail (never set between calls)
+
+# What kernels return instead of raising: a count or an id >= 0, or one of these.
+OK: Final = 0
+OUT_OF_BLOCKS: Final = -2
+UNKNOWN_SEQUENCE: Final = -3
+STALE_HANDLE: Final = -4
+DUPLICATE_SEQUENCE: Final = -5
+SEQUENCE_EXISTS: Final = -6
+TOO_MANY_SEQUENCES: Final = -7
+TOO_MANY_BLOCKS: Final = -8
+TOO_MANY_NAMES: Final = -9
+NEGATIVE_COUNT: Final = -10
+OUT_TOO_SMALL: Final = -11
+NOT_LEADING: Final = -12
+NAME_TAKEN: Final = -13
+UNKNOWN_NAME: Final = -14
+TOO_MANY_TOKENS: Final = -15
+SHARE_TOO_LONG: Final = -16
+NAMED_TOO_OFTEN: Final = -17
+
+SECTIONS: Final = (
+    "runtime",
+    "blocks",
+    "block_keys",
+    "tokens",
+    "sequences",
+    "sequence_keys",
+    "seq_index",
+    "prefix_index",
+    "names",
+    "name_index",
+    "ranks",
+    "leases",
+    "tables",
+)
+
+HEADER_FIELDS: Final = (
+    "magic",
+    "layout_version",
+    "arena_bytes",
+    # Configuration. bytes_per_block is 0 where int64 cannot hold it.
+    "block_size",
+    "num_blocks",
+    "bytes_per_block",
+    "policy",
+    "num_groups",
+    "run_ahead",
+    "max_sequences",
+    "max_blocks_per_sequence",
+    "max_named_prefixes",
+    "max_leases",
+    "table_stride",
+    # Blocks: those below num_fresh_blocks have been handed out at least once.
+    "num_fresh_blocks",
+    "num_free_blocks",
+    "num_cached_blocks",
+    "num_held_blocks",
+    "num_fenced_blocks",
+    "free_head",
+    "free_tail",
+    # Rows of sequences and of named prefixes, with their free lists.
+    "num_sequences",
+    "num_fresh_rows",
+    "free_row",
+    "num_names",
+    "num_fresh_names",
+    "free_name",
+    "num_leases",
+    # Masks of the open-addressing indexes: slots - 1, slots a power of two.
+    "seq_index_mask",
+    "prefix_index_mask",
+    "name_index_mask",
+    # Logical clocks.
+    "recency",
+    "alloc_counter",
+    "arrivals",
+    "num_steps",
+    "completed_step",
+    # The recency ring (lru) and the rank heap (fifo, frequency), in section ranks.
+    "ring_mask",
+    "ring_head",
+    "ring_tail",
+    "ring_write",
+    "ring_read",
+    "ring_sweeping",
+    "heap_size",
+    # What `CacheStats` shows.
+    "total_allocations",
+    "total_deallocations",
+    "cache_hits",
+    "cache_misses",
+    "evictions",
+    "cow_copies",
+    # Keys the chain hashes.
+    "hash_seed",
+    # Byte offsets of each section, its end excluded.
+    *(f"{name}_{edge}" for name in SECTIONS for edge in ("start", "end")),
+)
+
+# The header: int64 each, at offset 0. Counts unless the comments above say otherwise.
+HEADER_DTYPE: Final = np.dtype([(name, "i8") for name in HEADER_FIELDS])
+
+# What is excluded from digests and from byte comparison: reports of the latest call and
+# scratch. The arrays evicted (int32, num_blocks), copies (int32, max_sequences x 2) and
+# scratch (int32, max(max_sequences, max_blocks_per_sequence)) follow this record.
+RUNTIME_DTYPE: Final = np.dtype(
+    [
+        ("writer", "i8"),  # process id of the writer, 0 when none
+        ("sequence_lock", "i8"),  # odd while a mutating call runs
+        ("busy", "i8"),  # raised while a long call runs without the GIL
+        ("created_ns", "i8"),  # wall clock at creation, ns
+        ("num_evicted", "i8"),  # rows of evicted that the latest mutating call wrote
+        ("num_copies", "i8"),  # rows of copies that it wrote
+        ("detail", "i8"),  # of a refusal: blocks needed, or the position in the batch
+        ("evicted_start", "i8"),  # byte offsets in the arena, and the end of each array
+        ("evicted_end", "i8"),
+        ("copies_start", "i8"),
+        ("copies_end", "i8"),
+        ("scratch_start", "i8"),
+        ("scratch_end", "i8"),
+        ("reserved", "i8", (3,)),
+    ]
+)
+
+# One cache line. link and writer mean something in one state only:
+#   FREE: link = next on the free list; CACHED: link = slot in the ring or in the heap
+#   (NO_BLOCK when not in the heap); HELD: writer = row that has it as its open tail.
+# An open tail's num_tokens and access_count lag behind: the valid tokens are the writer's
+# tail_fill, and tail_writes is still to be added. They are settled when the tail closes.
+BLOCK_DTYPE: Final = np.dtype(
+    [
+        ("ref_count", "i4"),  # sequences and adapters that hold it
+        ("pin_count", "i2"),  # leases that cover it
+        ("num_tokens", "i2"),  # valid tokens, 0..block_size
+        ("state", "i1"),  # FREE, HELD, CACHED
+        ("flags", "u1"),  # INDEXED | NAMED | LOADING | DETACHED | CALLER_KEYED
+        ("group", "u1"),  # layer group, 0
+        ("priority", "i1"),  # reserved for soft priorities, 0
+        ("generation", "i4"),  # how often it was handed out (wraps)
+        ("ready_step", "i4"),  # step whose commit published its content
+        ("fence_step", "i4"),  # step that must complete before it is handed out again
+        ("link", "i4"),  # see above
+        ("writer", "i4"),  # see above; NO_ROW
+        ("parent", "i4"),  # linked: block of the tokens before, NO_BLOCK at the root
+        ("child", "i4"),  # linked child made most recently, NO_BLOCK
+        ("num_children", "i4"),  # linked blocks whose parent this is
+        ("access_count", "i4"),  # uses, for the frequency policy
+        ("last_access", "i8"),  # recency clock when it was last released
+        ("alloc_order", "i8"),  # allocation clock when it was handed out
+    ]
+)
+
+BLOCK_KEY_DTYPE: Final = np.dtype(
+    [
+        ("hash_low", "u8"),  # chain hash, or the caller's hash
+        ("hash_high", "u8"),  # 0 for caller-made hashes
+        ("extra_key", "u8"),  # salt or media digest, 0 when none
+        ("num_keyed_tokens", "i2"),  # tokens that the key covers, 0 when not INDEXED
+        ("named_count", "i2"),  # named prefixes that cover it
+        ("first_name", "i4"),  # 1 + the first named prefix whose leaf this is, 0 when none
+    ]
+)
+
+# One cache line, all that a decode without a new block touches.
+# tail_block is the block of position num_tokens while TAIL_OPEN is set.
+SEQUENCE_DTYPE: Final = np.dtype(
+    [
+        ("seq_id", "u8"),  # the caller's name
+        ("num_tokens", "i4"),  # tokens that have a slot (planned)
+        ("num_committed", "i4"),  # tokens whose K/V is there
+        ("num_indexed", "i4"),  # tokens in indexed blocks, from position 0
+        ("num_blocks", "i4"),  # entries of its table
+        ("num_hit_tokens", "i4"),  # tokens found by prefix at admission
+        ("first_block", "i4"),  # first table column inside the window, 0
+        ("tail_block", "i4"),  # TAIL_OPEN: where the next token goes; free row: next free
+        ("tail_writes", "i4"),  # TAIL_OPEN: calls that wrote, not yet in access_count
+        ("generation", "i4"),  # >= 1 once used; part of the handle
+        ("last_step", "i4"),  # step that last planned for it
+        ("tail_fill", "i2"),  # TAIL_OPEN: offset of the next token, 0..block_size - 1
+        ("state", "i1"),  # ROW_FREE, ROW_ACTIVE
+        ("flags", "u1"),  # TAIL_OPEN | IN_BATCH | COPY_TAIL
+        ("owner", "i4"),  # client tag, 0
+        ("arrival", "i8"),  # order of creation
+    ]
+)
+
+# The second line of a sequence row: what only prefix caching by tokens needs.
+SEQUENCE_KEY_DTYPE: Final = np.dtype(
+    [("salt_low", "u8"), ("salt_high", "u8"), ("chain_low", "u8"), ("chain_high", "u8")]
+)
+
+# Open addressing, load <= 1/2, deletion by shifting back. Empty is all zero.
+INDEX_DTYPE: Final = np.dtype(
+    [
+        ("tag", "u4"),  # mixed hash bits; tag & mask is the home slot
+        ("occupant", "i4"),  # 1 + row or block_id or name, 0 when empty
+    ]
+)
+
+NAME_DTYPE: Final = np.dtype(
+    [
+        ("hash", "u8"),  # the caller's name of the prefix
+        ("leaf", "i4"),  # its last block
+        ("num_blocks", "i4"),  # its length
+        ("next_name", "i4"),  # 1 + next of the same leaf (or free name), 0 at the end
+        ("reserved", "i4", (3,)),
+    ]
+)
+
+# A heap entry: the block with the smallest (primary, secondary) goes first.
+RANK_DTYPE: Final = np.dtype(
+    [
+        ("secondary", "i8"),  # alloc_order (fifo), last_access (frequency)
+        ("primary", "i4"),  # 0 (fifo), access_count (frequency)
+        ("block", "i4"),
+    ]
+)
+
+LEASE_DTYPE: Final = np.dtype(
+    [
+        ("lease_id", "i8"),
+        ("owner", "i8"),
+        ("generation", "i4"),
+        ("num_blocks", "i4"),
+        ("row", "i4"),  # sequence row it was taken from
+        ("state", "i4"),
+    ]
+)
+
+INT32: Final = np.dtype(np.int32)
+
+__all__ = [name for name in dir() if name.isupper() and not name.startswith("_")]

@@ -1,0 +1,144 @@
+"""What a replay prints: a table, JSON, or a plot."""
+
+from typing import TYPE_CHECKING, Any
+
+from nbkv.replay.replay import ReplayRun
+from nbkv.replay.traces import Trace
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def as_json(trace: Trace, runs: list[ReplayRun]) -> dict[str, Any]:
+    """Put a replay's results into the JSON report's shape."""
+    return {
+        "trace": trace.name,
+        "requests": trace.num_requests,
+        "total_blocks": trace.total_blocks,
+        "total_tokens": trace.total_tokens,
+        "unique_blocks": trace.num_unique,
+        "runs": [run.as_dict() for run in runs],
+    }
+
+
+def headline(trace: Trace) -> str:
+    """Describe a trace in one line."""
+    return (
+        f"{trace.name}: {trace.num_requests:,} requests, {trace.total_tokens:,} tokens in"
+        f" {trace.total_blocks:,} blocks of {trace.block_size},"
+        f" {trace.num_unique:,} of them distinct"
+    )
+
+
+def ceiling_line(trace: Trace) -> str:
+    """Say what a cache that never evicts would have hit."""
+    ceiling = trace.ceiling_tokens / trace.total_tokens
+    return f"An infinite cache would have hit {ceiling:.1%} of the tokens."
+
+
+def skipped_line(trace: Trace) -> str:
+    """Say how many rows were left out, or nothing."""
+    if not trace.num_skipped:
+        return ""
+    rows = "1 row" if trace.num_skipped == 1 else f"{trace.num_skipped:,} rows"
+    return f"{rows} without hash_ids skipped."
+
+
+def overflow_line(runs: list[ReplayRun]) -> str:
+    """Explain the overflow column, where it has entries."""
+    worst = max((run.overflow_requests for run in runs), default=0)
+    if not worst:
+        return ""
+    return "Overflow: requests that did not fit beside the running ones and were cut."
+
+
+def as_table(trace: Trace, runs: list[ReplayRun]) -> "Table":
+    """Lay the runs out as a rich table, a rule between policies."""
+    from rich.table import Table
+
+    running = runs[0].running if runs else 1
+    one = "one request at a time" if running == 1 else f"{running:,} requests running"
+    table = Table(title=f"What a cache would have saved ({one})")
+    table.add_column("policy")
+    for heading in (
+        "capacity",
+        "of unique",
+        "token hits",
+        "block hits",
+        "inserts",
+        "evictions",
+        "overflow",
+        "M refs/s",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for run, following in zip(runs, [*runs[1:], None], strict=True):
+        ends = following is not None and following.policy != run.policy
+        table.add_row(*_cells(trace, run), end_section=ends)
+    return table
+
+
+def _cells(trace: Trace, run: ReplayRun) -> list[str]:
+    return [
+        run.policy,
+        f"{run.capacity:,}",
+        f"{run.capacity / trace.num_unique:.1%}",
+        f"{run.hit_ratio_tokens:.2%}",
+        f"{run.hit_ratio_blocks:.2%}",
+        f"{run.inserts:,}",
+        f"{run.evictions:,}",
+        f"{run.overflow_requests:,}",
+        f"{run.block_refs_per_second / 1e6:.1f}",
+    ]
+
+
+def save_plot(path: str, trace: Trace, runs: list[ReplayRun]) -> None:
+    """Draw hit rate over capacity, a line a policy, and the infinite cache's ceiling.
+
+    Parameters
+    ----------
+    path : str
+        Where to; the ending tells the format.
+    trace : Trace
+    runs : list of ReplayRun
+        At least one.
+
+    Raises
+    ------
+    OSError, ValueError
+        The file cannot be written, or its ending names no known format.
+    """
+    # Not pyplot: it would pick a display, and keep every figure alive.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    markers = dict(zip(("lru", "fifo", "frequency"), "o^s", strict=True))
+    for policy in dict.fromkeys(run.policy for run in runs):
+        own = sorted((run for run in runs if run.policy == policy), key=lambda run: run.capacity)
+        axes.plot(
+            [run.capacity for run in own],
+            [100 * run.hit_ratio_tokens for run in own],
+            marker=markers.get(policy, "."),
+            label=policy,
+        )
+    ceiling = 100 * trace.ceiling_tokens / trace.total_tokens
+    axes.axhline(ceiling, color="0.4", linestyle="--", label=f"infinite cache ({ceiling:.1f} %)")
+    _label_axes(axes, trace, sorted({run.capacity for run in runs}))
+    axes.legend(loc="lower right", frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def _label_axes(axes: Any, trace: Trace, capacities: list[int]) -> None:  # noqa: ANN401
+    """Write the capacities under the axis, in blocks and in percent of the distinct ones."""
+    axes.set_xscale("log")
+    axes.set_xticks(capacities)
+    axes.set_xticks([], minor=True)
+    axes.set_xticklabels(
+        [f"{blocks:,}\n({100 * blocks / trace.num_unique:.3g} %)" for blocks in capacities]
+    )
+    axes.set_ylim(0, 100)
+    axes.set_xlabel(f"capacity in blocks of {trace.block_size} tokens (share of distinct blocks)")
+    axes.set_ylabel("tokens found in the cache, %")
+    axes.set_title(f"{trace.name}: prefix hits")
+    axes.grid(axis="y", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)

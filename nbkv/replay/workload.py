@@ -1,0 +1,106 @@
+"""The built-in workload: multi-turn chat over shared system prompts, seeded.
+
+Lengths lie in the range that published data sets report (mean tokens a user message /
+an answer, turns a conversation): LMSYS-Chat-1M 70 / 215, 2.0; ShareGPT as measured in
+the vLLM paper 161 / 338; WildChat-1M 296 / 441, 2.5.
+"""
+
+import heapq
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from nbkv.replay.traces import Trace, TraceBuilder, full_then_rest
+
+BLOCK_SIZE = 16
+NUM_REQUESTS = 2_000
+NUM_SYSTEM_PROMPTS = 12
+SYSTEM_PROMPT_TOKENS = (150, 2_500)  # log-uniform: from a paragraph to an agent's handbook
+USER_TOKENS = (90.0, 1.1, 8_000)  # median, sigma, maximum of a log-normal; mean about 165
+ANSWER_TOKENS = (230.0, 0.9, 4_000)  # mean about 345
+CONTINUE_PROBABILITY = 0.65  # of one more turn: 2.9 turns on average
+MAX_CONTEXT = 16_384
+ARRIVAL_SECONDS = 4.0  # mean between new conversations
+THINK_SECONDS = 45.0  # mean between an answer and the next message
+
+
+@dataclass
+class _Conversation:
+    """A chat under way: which system prompt it starts with, and its tokens so far."""
+
+    number: int
+    system_prompt: int
+    num_tokens: int
+
+
+class _BlockNames:
+    """Numbers block contents by first use, prefix-unique."""
+
+    def __init__(self, system_tokens: list[int]) -> None:
+        self._system_tokens = system_tokens
+        self._names: dict[tuple[int, int, int, int], int] = {}
+
+    def name(self, chat: _Conversation, block: int, fill: int) -> int:
+        """Name block number ``block`` of a chat's prompt, with ``fill`` tokens in it."""
+        shared = block * BLOCK_SIZE + fill <= self._system_tokens[chat.system_prompt]
+        conversation = -1 if shared else chat.number
+        key = (chat.system_prompt, conversation, block, fill)
+        return self._names.setdefault(key, len(self._names))
+
+
+def chat_workload(num_requests: int = NUM_REQUESTS, seed: int = 0) -> Trace:
+    """Generate a chat workload; equal arguments give equal traces.
+
+    Parameters
+    ----------
+    num_requests : int
+        Requests, one a turn, at least 1.
+    seed : int
+        Of the standard library's generator, whose streams do not change.
+
+    Returns
+    -------
+    Trace
+        Named ``chat-<seed>``, with blocks of 16 tokens, a partly filled last one included.
+    """
+    rng = random.Random(seed)
+    low, high = SYSTEM_PROMPT_TOKENS
+    system_tokens = [round(low * (high / low) ** rng.random()) for _ in range(NUM_SYSTEM_PROMPTS)]
+    names = _BlockNames(system_tokens)
+    builder = TraceBuilder(f"chat-{seed}", BLOCK_SIZE)
+    turns: list[tuple[float, int, _Conversation]] = []
+    next_arrival, num_chats = 0.0, 0
+    for _ in range(num_requests):
+        if not turns or next_arrival <= turns[0][0]:
+            now, chat = next_arrival, _begin(rng, num_chats, system_tokens)
+            num_chats += 1
+            next_arrival += rng.expovariate(1 / ARRIVAL_SECONDS)
+        else:
+            now, _, chat = heapq.heappop(turns)
+        chat.num_tokens += _length(rng, *USER_TOKENS)
+        _add_prompt(builder, names, chat)
+        chat.num_tokens += _length(rng, *ANSWER_TOKENS)
+        if rng.random() < CONTINUE_PROBABILITY and chat.num_tokens < MAX_CONTEXT:
+            heapq.heappush(turns, (now + rng.expovariate(1 / THINK_SECONDS), chat.number, chat))
+    return builder.build()
+
+
+def _begin(rng: random.Random, number: int, system_tokens: list[int]) -> _Conversation:
+    """Open a conversation; a few system prompts get most of the traffic (Zipf)."""
+    popularity = [1 / (rank + 1) for rank in range(len(system_tokens))]
+    prompt = rng.choices(range(len(system_tokens)), popularity)[0]
+    return _Conversation(number, prompt, system_tokens[prompt])
+
+
+def _length(rng: random.Random, median: float, sigma: float, maximum: int) -> int:
+    """Draw a message's tokens: log-normal, cut at ``maximum``."""
+    return min(maximum, 1 + int(median * rng.lognormvariate(0.0, sigma)))
+
+
+def _add_prompt(builder: TraceBuilder, names: _BlockNames, chat: _Conversation) -> None:
+    """Add the request whose prompt is all of the conversation so far."""
+    num_blocks = -(-chat.num_tokens // BLOCK_SIZE)
+    fills = full_then_rest(chat.num_tokens, BLOCK_SIZE, num_blocks)
+    hashes = [names.name(chat, block, fill) for block, fill in enumerate(fills.tolist())]
+    builder.add(np.array(hashes, np.uint64), fills)
