@@ -6,20 +6,20 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload
 from numba.np.arrayobj import make_array, populate_array
 
 Array = npt.NDArray[Any]
 
 
-def section_view(arena: Array, start: int, end: int, dtype: "np.dtype[Any]") -> Array:
-    """View bytes ``start:end`` of the arena as records.
+@intrinsic
+def borrow(typingctx: Any, base: Any, start: Any, end: Any, dtype: Any) -> Any:
+    """View bytes ``start:end`` from an address as records; compiled code only.
 
     Parameters
     ----------
-    arena : uint8, C-contiguous
-    start, end : int
+    base : pointer to bytes
+    start, end : int64
         Byte offsets; ``end - start`` is a multiple of the dtype's size.
     dtype : numpy.dtype
         A module-level constant of `nbkv.layout`.
@@ -27,43 +27,24 @@ def section_view(arena: Array, start: int, end: int, dtype: "np.dtype[Any]") -> 
     Returns
     -------
     numpy.ndarray
-        One-dimensional. Compiled, it borrows the memory: it must not outlive the call.
+        One-dimensional, without a reference count: it must not outlive the call.
     """
-    return arena[start:end].view(dtype)
-
-
-@intrinsic
-def _borrow(typingctx: Any, arena: Any, start: Any, end: Any, dtype: Any) -> Any:
-    if not isinstance(dtype, (types.DType, types.NumberClass)):
-        raise TypingError("dtype must be a constant")
     result = types.Array(dtype.dtype, 1, "C")
-    signature = result(arena, types.int64, types.int64, dtype)
+    signature = result(base, types.int64, types.int64, dtype)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        arena_value, start_value, end_value, _ = args
-        source = make_array(signature.args[0])(context, builder, arena_value)
+        address, start_value, end_value, _ = args
         element = context.get_data_type(result.dtype)
-        size = context.get_abi_sizeof(element)
+        size = ir.Constant(ir.IntType(64), context.get_abi_sizeof(element))
         data = builder.bitcast(
-            cgutils.pointer_add(builder, source.data, start_value), element.as_pointer()
+            cgutils.pointer_add(builder, address, start_value), element.as_pointer()
         )
-        item_size = ir.Constant(ir.IntType(64), size)
-        count = builder.udiv(builder.sub(end_value, start_value), item_size)
+        count = builder.udiv(builder.sub(end_value, start_value), size)
         view = make_array(result)(context, builder)
-        populate_array(
-            view, data=data, shape=[count], strides=[item_size], itemsize=item_size, meminfo=None
-        )
+        populate_array(view, data=data, shape=[count], strides=[size], itemsize=size, meminfo=None)
         return view._getvalue()
 
     return signature, codegen
-
-
-@overload(section_view, inline="never")
-def _section_view(arena: Any, start: Any, end: Any, dtype: Any) -> Any:
-    def view(arena: Any, start: Any, end: Any, dtype: Any) -> Any:
-        return _borrow(arena, start, end, dtype)
-
-    return view
 
 
 def prefetch(array: Array, index: int) -> None:

@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 
 
 class Refused(Exception):
-    """An operation that the cache must refuse; ``kind`` is the error's class name."""
+    """An operation that the cache must refuse.
 
-    def __init__(self, kind: str) -> None:
+    ``kind`` is the error's class name; ``detail`` for a lack of blocks (needed, evictable).
+    """
+
+    def __init__(self, kind: str, detail: tuple[int, int] | None = None) -> None:
         super().__init__(kind)
-        self.kind = kind
+        self.kind, self.detail = kind, detail
 
 
 @dataclass(eq=False)
@@ -138,7 +141,7 @@ class NaiveCache:
     def _check_available(self, needed: int, about_to_hold: Iterable[Block] = ()) -> None:
         usable = set(self.cached) - set(about_to_hold)
         if needed > len(self.free) + len(usable):
-            raise Refused("OutOfBlocksError")
+            raise Refused("OutOfBlocksError", (needed, len(usable)))
 
     def _check_table(self, num_blocks: int) -> None:
         # Longer than the whole pool is a lack of blocks, not of table entries.
@@ -299,8 +302,8 @@ class NaiveCache:
         return self.sequences.get(seq_id) or Line()
 
     def allocate_block(self, seq_id: int) -> int:
-        line = self._line_or_new(seq_id)
         self._check_available(1)
+        line = self._line_or_new(seq_id)
         self._check_table(len(line.table) + 1)
         self._begin()
         self._make_free(1)
@@ -313,8 +316,9 @@ class NaiveCache:
         if num_tokens < 0:
             raise Refused("ArgumentError")
         if num_tokens == 0:
-            self._begin()
             return []
+        if self._blocks_for(num_tokens) > self.num_blocks:
+            raise Refused("OutOfBlocksError")
         line = self._line_or_new(seq_id)
         before = len(line.table)
         self._grow([(line, num_tokens)])
@@ -328,11 +332,15 @@ class NaiveCache:
         return slot // self.block_size
 
     def append_tokens(self, seq_ids: Sequence[int], counts: Sequence[int]) -> list[int]:
-        if any(count < 0 for count in counts):
-            raise Refused("ArgumentError")
-        lines = [self._line(seq_id) for seq_id in seq_ids]
-        if len(set(seq_ids)) < len(seq_ids):
-            raise Refused("DuplicateSequenceError")
+        lines: list[Line] = []
+        for seq_id, count in zip(seq_ids, counts, strict=True):
+            line = self._line(seq_id)
+            if line in lines:
+                raise Refused("DuplicateSequenceError")
+            if count < 0:
+                raise Refused("ArgumentError")
+            self._check_table(self._blocks_for(line.num_tokens + count) if count else 0)
+            lines.append(line)
         return self._grow(list(zip(lines, counts, strict=True)))
 
     def free_sequence(self, seq_id: int) -> None:

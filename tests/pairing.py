@@ -39,19 +39,23 @@ class Pair:
 
     def do(self, name: str, *args: Any) -> Any:
         """Run a method of both; they must answer alike, and alike refuse."""
-        wanted, kind, got = None, None, None
+        wanted, kind, detail, got = None, None, None, None
         before = self.engine.state_bytes()
         try:
             wanted = getattr(self.naive, name)(*args)
         except Refused as refusal:
-            kind = refusal.kind
+            kind, detail = refusal.kind, refusal.detail
         try:
             got = self.on_engine(name, *args)
             raised = None
         except nbkv.KVCacheError as error:
             raised = type(error).__name__
             if isinstance(error, nbkv.OutOfBlocksError):
-                assert error.needed > error.free + error.evictable - error.fenced or kind
+                assert error.needed > error.free + error.evictable
+                assert error.free == len(self.naive.free)
+                assert error.fenced == 0
+                if detail:
+                    assert (error.needed, error.evictable) == detail
         assert raised == kind
         if kind:
             assert (self.engine.state_bytes() == before).all()

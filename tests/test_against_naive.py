@@ -82,13 +82,13 @@ class Machine(RuleBasedStateMachine):
     def truncate(self, seq_id: int, num_tokens: int) -> None:
         self.pair.do("truncate", seq_id, num_tokens)
 
-    @rule(source=SEQ_IDS, target=SEQ_IDS, num_blocks=st.integers(0, 4))
-    def share_prefix(self, source: int, target: int, num_blocks: int) -> None:
-        self.pair.do("share_prefix", source, target, num_blocks)
+    @rule(source=SEQ_IDS, onto=SEQ_IDS, num_blocks=st.integers(0, 4))
+    def share_prefix(self, source: int, onto: int, num_blocks: int) -> None:
+        self.pair.do("share_prefix", source, onto, num_blocks)
 
-    @rule(source=SEQ_IDS, target=SEQ_IDS)
-    def fork(self, source: int, target: int) -> None:
-        self.pair.do("fork", source, target)
+    @rule(source=SEQ_IDS, onto=SEQ_IDS)
+    def fork(self, source: int, onto: int) -> None:
+        self.pair.do("fork", source, onto)
 
     @rule(name=NAMES, seq_id=SEQ_IDS, num_blocks=st.integers(1, 4))
     def register_prefix(self, name: int, seq_id: int, num_blocks: int) -> None:

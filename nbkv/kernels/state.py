@@ -1,11 +1,24 @@
-"""The sections of an arena as views, opened once a call."""
+"""The sections of an arena as views: a tuple when interpreted, one pointer when compiled.
 
+A tuple of fifteen arrays is over a hundred machine words, copied at every call that is not
+inlined. So compiled code passes the arena's address, and reading ``state.blocks`` makes the
+view from the offsets in the header: two loads, no reference count.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numba as nb
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
+from numba.core import types
+from numba.core.datamodel import models
+from numba.extending import intrinsic, overload, overload_attribute, register_model
+from numba.np.arrayobj import make_array
 
-from nbkv._intrinsics import section_view
+from nbkv._intrinsics import borrow
 from nbkv._jit import kernel
 from nbkv.layout import (
     BLOCK_DTYPE,
@@ -27,7 +40,7 @@ _RUNTIME_BYTES = RUNTIME_DTYPE.itemsize
 
 
 class State(NamedTuple):
-    """Views over one arena; they borrow it and must not outlive the call."""
+    """Views over one arena; compiled, they borrow it and must not outlive the call."""
 
     header: Records
     runtime: Records
@@ -46,7 +59,51 @@ class State(NamedTuple):
     scratch: Records
 
 
-@kernel
+#: Where each view begins and ends: the header's or the runtime record's offset fields.
+_SECTION_OF = {
+    "blocks": ("blocks", BLOCK_DTYPE),
+    "keys": ("block_keys", BLOCK_KEY_DTYPE),
+    "sequences": ("sequences", SEQUENCE_DTYPE),
+    "seq_index": ("seq_index", INDEX_DTYPE),
+    "prefix_index": ("prefix_index", INDEX_DTYPE),
+    "names": ("names", NAME_DTYPE),
+    "name_index": ("name_index", INDEX_DTYPE),
+    "ring": ("ranks", INT32),
+    "heap": ("ranks", RANK_DTYPE),
+    "tables": ("tables", INT32),
+}
+_RUNTIME_ARRAYS = ("evicted", "copies", "scratch")
+
+
+@lru_cache(maxsize=8)
+def _views_at(address: int, owner: "_Owner") -> State:
+    arena = owner.arena
+    header = arena[:_HEADER_END].view(HEADER_DTYPE)
+    start = int(header["runtime_start"][0])
+    runtime = arena[start : start + _RUNTIME_BYTES].view(RUNTIME_DTYPE)
+    views = {"header": header, "runtime": runtime}
+    for name, (section, dtype) in _SECTION_OF.items():
+        first, end = int(header[f"{section}_start"][0]), int(header[f"{section}_end"][0])
+        views[name] = arena[first:end].view(dtype)
+    for name in _RUNTIME_ARRAYS:
+        first, end = int(runtime[f"{name}_start"][0]), int(runtime[f"{name}_end"][0])
+        views[name] = arena[first:end].view(INT32)
+    return State(**views)
+
+
+class _Owner:
+    """Carries an arena past lru_cache, which compares the address alone."""
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Owner)
+
+    def __hash__(self) -> int:
+        return 0
+
+
 def open_state(arena: Arena) -> State:
     """View every section of an arena.
 
@@ -58,28 +115,80 @@ def open_state(arena: Arena) -> State:
     -------
     State
     """
-    header = section_view(arena, 0, _HEADER_END, HEADER_DTYPE)
-    start = header["runtime_start"][0]
-    runtime = section_view(arena, start, start + _RUNTIME_BYTES, RUNTIME_DTYPE)
-    h = header
-    r = runtime
-    return State(
-        header,
-        runtime,
-        section_view(arena, h["blocks_start"][0], h["blocks_end"][0], BLOCK_DTYPE),
-        section_view(arena, h["block_keys_start"][0], h["block_keys_end"][0], BLOCK_KEY_DTYPE),
-        section_view(arena, h["sequences_start"][0], h["sequences_end"][0], SEQUENCE_DTYPE),
-        section_view(arena, h["seq_index_start"][0], h["seq_index_end"][0], INDEX_DTYPE),
-        section_view(arena, h["prefix_index_start"][0], h["prefix_index_end"][0], INDEX_DTYPE),
-        section_view(arena, h["names_start"][0], h["names_end"][0], NAME_DTYPE),
-        section_view(arena, h["name_index_start"][0], h["name_index_end"][0], INDEX_DTYPE),
-        section_view(arena, h["ranks_start"][0], h["ranks_end"][0], INT32),
-        section_view(arena, h["ranks_start"][0], h["ranks_end"][0], RANK_DTYPE),
-        section_view(arena, h["tables_start"][0], h["tables_end"][0], INT32),
-        section_view(arena, r["evicted_start"][0], r["evicted_end"][0], INT32),
-        section_view(arena, r["copies_start"][0], r["copies_end"][0], INT32),
-        section_view(arena, r["scratch_start"][0], r["scratch_end"][0], INT32),
-    )
+    # The cached views keep their arena alive, so its address cannot come back as another's.
+    return _views_at(arena.ctypes.data, _Owner(arena))
+
+
+class _StateType(types.Type):
+    """What compiled code passes as a `State`: the address of its arena."""
+
+    def __init__(self) -> None:
+        super().__init__(name="nbkv.State")
+
+
+_STATE = _StateType()
+
+
+@register_model(_StateType)
+class _StateModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, ir.IntType(8).as_pointer())
+
+
+@intrinsic
+def _address(typingctx: Any, arena: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source = make_array(signature.args[0])(context, builder, args[0])
+        return builder.bitcast(source.data, ir.IntType(8).as_pointer())
+
+    return _STATE(arena), codegen
+
+
+@overload(open_state)
+def _open_state(arena: Any) -> Callable[[Any], Any]:
+    def address(arena: Any) -> Any:
+        return _address(arena)
+
+    return address
+
+
+@overload_attribute(_StateType, "header")
+def _header(state: Any) -> Callable[[Any], Any]:
+    def view(state: Any) -> Any:
+        return borrow(state, 0, _HEADER_END, HEADER_DTYPE)
+
+    return view
+
+
+@overload_attribute(_StateType, "runtime")
+def _runtime(state: Any) -> Callable[[Any], Any]:
+    def view(state: Any) -> Any:
+        start = state.header["runtime_start"][0]
+        return borrow(state, start, start + _RUNTIME_BYTES, RUNTIME_DTYPE)
+
+    return view
+
+
+def _offer(name: str, record: str, section: str, dtype: Any) -> None:
+    """Make ``state.<name>`` compile to a view between two offset fields of a record."""
+    start, end = f"{section}_start", f"{section}_end"
+
+    @overload_attribute(_StateType, name)
+    def offer(state: Any) -> Callable[[Any], Any]:
+        def from_header(state: Any) -> Any:
+            return borrow(state, state.header[start][0], state.header[end][0], dtype)
+
+        def from_runtime(state: Any) -> Any:
+            return borrow(state, state.runtime[start][0], state.runtime[end][0], dtype)
+
+        return from_header if record == "header" else from_runtime
+
+
+if not nb.config.DISABLE_JIT:
+    for _name, (_section, _dtype) in _SECTION_OF.items():
+        _offer(_name, "header", _section, _dtype)
+    for _name in _RUNTIME_ARRAYS:
+        _offer(_name, "runtime", _name, INT32)
 
 
 @kernel

@@ -17,6 +17,7 @@ from nbkv.config import CacheConfig
 from nbkv.errors import OutOfBlocksError
 from nbkv.replay.traces import Trace
 
+ROW_MASK = 2**32 - 1  # a handle's lower half
 CHUNK = 512  # requests between two calls of `progress`, which are outside the clock
 
 
@@ -89,30 +90,31 @@ class Replay:
                 progress(len(chunk))
 
     def _drive_chunk(self, first: int, rows: list[NDArray[np.uint64]]) -> None:
-        add, free, num_hit_tokens = (
-            self.cache.add_sequence,
-            self.cache.free_sequence,
-            self.cache.num_hit_tokens,
-        )
-        hit, running = self._hits.append, self.running
+        add, free, running = self.cache.add_sequence, self.cache.free_sequence, self.running
+        # One live view of the rows for all requests, not a lookup by seq_id for each.
+        num_hit_tokens, hit = self.cache.sequences["num_hit_tokens"], self._hits.append
         for seq_id, hashes in enumerate(rows, first):
             if seq_id >= running:
                 free(seq_id - running)
             try:
-                add(seq_id, hashes)
-            except OutOfBlocksError as error:
-                self._add_what_fits(seq_id, hashes, error)
-            hit(num_hit_tokens(seq_id))
+                handle = add(seq_id, hashes)
+            except OutOfBlocksError:
+                handle = self._add_what_fits(seq_id, hashes)
+            hit(num_hit_tokens[handle & ROW_MASK])
 
-    def _add_what_fits(
-        self, seq_id: int, hashes: NDArray[np.uint64], error: OutOfBlocksError
-    ) -> None:
+    def _add_what_fits(self, seq_id: int, hashes: NDArray[np.uint64]) -> int:
         """Add the request cut to its hits and to what is free or can be evicted."""
-        num_hits = len(hashes) - error.needed
-        num_fitting = num_hits + error.free + error.evictable
+        # No more than the pool holds can fit; how much of that does, the engine knows.
+        fitting = hashes[: self.capacity]
+        try:
+            handle = self.cache.add_sequence(seq_id, fitting)
+        except OutOfBlocksError as error:
+            num_hits = len(fitting) - error.needed
+            fitting = fitting[: num_hits + error.free + error.evictable]
+            handle = self.cache.add_sequence(seq_id, fitting if len(fitting) else None)
         self.overflow_requests += 1
-        self.overflow_blocks += len(hashes) - num_fitting
-        self.cache.add_sequence(seq_id, hashes[:num_fitting] if num_fitting else None)
+        self.overflow_blocks += len(hashes) - len(fitting)
+        return handle
 
     def result(self) -> ReplayRun:
         """Sum up after `drive`."""
