@@ -38,6 +38,9 @@ def check_id(name: str, value: object) -> int:
     ArgumentError
         It does not fit into uint64.
     """
+    # The hot path: an int of the right size, before anything slower.
+    if type(value) is int and 0 <= value <= ID_MAX:
+        return value
     number = check_count(name, value)
     if number > ID_MAX:
         refuse(name, value, f"0 to {ID_MAX} (uint64)")
@@ -63,6 +66,8 @@ def check_count(name: str, value: object) -> int:
     ArgumentError
         It is negative.
     """
+    if type(value) is int and value >= 0:
+        return value
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:

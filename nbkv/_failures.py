@@ -93,7 +93,7 @@ def fail(
     if status == layout.OUT_OF_BLOCKS:
         counters = ("num_free_blocks", "num_cached_blocks", "num_fenced_blocks")
         free, evictable, fenced = (int(header[counter][0]) for counter in counters)
-        raise OutOfBlocksError(detail, free, evictable, fenced)
+        raise OutOfBlocksError(detail, free, evictable - int(runtime["set_aside"][0]), fenced)
     kind, text = _REASONS[status]
     limits = ("max_sequences", "max_blocks_per_sequence", "max_named_prefixes")
     values = {limit: int(header[limit][0]) for limit in limits}

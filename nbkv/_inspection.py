@@ -1,6 +1,6 @@
 """What a cache tells of itself: counters, read-only views, one sequence's table."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +44,7 @@ class ArenaOwner:
         start, end = int(self._runtime[f"{name}_start"][0]), int(self._runtime[f"{name}_end"][0])
         return self._arena[start:end].view(np.int32)
 
-    def _fail(self, status: int, name: str, value: object) -> Any:
+    def _fail(self, status: int, name: str, value: object) -> NoReturn:
         fail(status, self._header, self._runtime, name, value)
 
     def _count(self, field: str) -> int:
@@ -172,7 +172,9 @@ class ArenaOwner:
         UnknownSequenceError
         """
         handle = inspect.find_handle(self._arena, check_id("seq_id", seq_id))
-        return handle if handle >= 0 else self._fail(handle, "seq_id", seq_id)
+        if handle < 0:
+            self._fail(handle, "seq_id", seq_id)
+        return handle
 
     def num_cached_tokens(self, seq_id: int) -> int:
         """Return the tokens of a sequence, 0 when it is unknown."""

@@ -1,34 +1,98 @@
-"""Machine-level helpers with plain twins: views without reference counts, and prefetch."""
+"""Machine-level helpers with plain twins: an arena's address with views, and prefetch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic, overload
+from numba.core.datamodel import models
+from numba.extending import intrinsic, overload, overload_attribute, register_model
 from numba.np.arrayobj import make_array, populate_array
 
 Array = npt.NDArray[Any]
+_BYTES = ir.IntType(8).as_pointer()
+
+
+class StateType(types.Type):
+    """What compiled code passes as a `nbkv.kernels.state.State`: its arena's address."""
+
+    def __init__(self) -> None:
+        super().__init__(name="nbkv.State")
+
+
+_STATE = StateType()
+
+
+@register_model(StateType)
+class _StateModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _BYTES)
 
 
 @intrinsic
-def borrow(typingctx: Any, base: Any, start: Any, end: Any, dtype: Any) -> Any:
-    """View bytes ``start:end`` from an address as records; compiled code only.
+def _address(typingctx: Any, arena: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source = make_array(signature.args[0])(context, builder, args[0])
+        return builder.bitcast(source.data, _BYTES)
+
+    return _STATE(arena), codegen
+
+
+def offer_address(open_state: Callable[..., Any]) -> None:
+    """Compile a function of an arena to the arena's address."""
+
+    @overload(open_state)
+    def offer(arena: Any) -> Callable[[Any], Any]:
+        def address(arena: Any) -> Any:
+            return _address(arena)
+
+        return address
+
+
+def offer_start(name: str, dtype: "np.dtype[Any]") -> None:
+    """Make ``state.<name>`` compile to a view of the one record at offset 0."""
+    end = dtype.itemsize
+
+    @overload_attribute(StateType, name)
+    def offer(state: Any) -> Callable[[Any], Any]:
+        def view(state: Any) -> Any:
+            return _borrow(state, 0, end, dtype)
+
+        return view
+
+
+def offer_section(name: str, record: str, section: str, dtype: "np.dtype[Any]") -> None:
+    """Make ``state.<name>`` compile to a view between two offset fields of a record.
 
     Parameters
     ----------
-    base : pointer to bytes
-    start, end : int64
-        Byte offsets; ``end - start`` is a multiple of the dtype's size.
+    name : str
+        The attribute.
+    record : str
+        ``header`` or ``runtime``, which has the fields.
+    section : str
+        They are ``<section>_start`` and ``<section>_end``.
     dtype : numpy.dtype
         A module-level constant of `nbkv.layout`.
-
-    Returns
-    -------
-    numpy.ndarray
-        One-dimensional, without a reference count: it must not outlive the call.
     """
+    start, end = f"{section}_start", f"{section}_end"
+
+    @overload_attribute(StateType, name)
+    def offer(state: Any) -> Callable[[Any], Any]:
+        def from_header(state: Any) -> Any:
+            return _borrow(state, state.header[start][0], state.header[end][0], dtype)
+
+        def from_runtime(state: Any) -> Any:
+            return _borrow(state, state.runtime[start][0], state.runtime[end][0], dtype)
+
+        return from_header if record == "header" else from_runtime
+
+
+@intrinsic
+def _borrow(typingctx: Any, base: Any, start: Any, end: Any, dtype: Any) -> Any:
+    # No reference count: the view must not outlive the call.
     result = types.Array(dtype.dtype, 1, "C")
     signature = result(base, types.int64, types.int64, dtype)
 

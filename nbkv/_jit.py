@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba as nb
+import numpy as np
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,20 +82,34 @@ def _find_cache_dir() -> Path | None:
     return copy
 
 
-CACHE_DIR = None if nb.config.DISABLE_JIT else _find_cache_dir()
+#: NUMBA_DISABLE_JIT=1: kernels run as the Python they are written in.
+INTERPRETED = bool(nb.config.DISABLE_JIT)
+CACHE_DIR = None if INTERPRETED else _find_cache_dir()
 
 
 def kernel(function: F) -> F:
-    """Compile `function` with numba at its first call and keep the result on disk."""
-    if nb.config.DISABLE_JIT:
+    """Compile `function` with numba at its first call and keep the result on disk.
+
+    Inlined by force: a kernel called from another is a part of it, and a call that is not
+    inlined reloads what its caller had at hand.
+    """
+    if INTERPRETED:
         return function
     outer = nb.config.CACHE_DIR
     nb.config.CACHE_DIR = str(CACHE_DIR or "")
     try:
-        compiled: F = nb.njit(cache=CACHE_DIR is not None)(function)
+        compiled: F = nb.njit(cache=CACHE_DIR is not None, forceinline=True)(function)
     finally:
         nb.config.CACHE_DIR = outer
     return compiled
+
+
+def wrapping_kernel(function: F) -> F:
+    """Compile a kernel whose unsigned products wrap; interpreted, numpy would warn of them."""
+    if INTERPRETED:
+        quiet: F = np.errstate(over="ignore")(function)
+        return quiet
+    return kernel(function)
 
 
 def entry(signature: str) -> Callable[[F], F]:
@@ -124,7 +139,7 @@ def compile_entries() -> Iterator[str]:
         The name of the kernel just made ready.
     """
     for function, signature in ENTRIES:
-        if not nb.config.DISABLE_JIT and not function.signatures:
+        if not INTERPRETED and not function.signatures:
             function.compile(signature)
             function.disable_compile()
         yield function.__name__

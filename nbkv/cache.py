@@ -67,7 +67,9 @@ class PagedKVCache(NamedPrefixes):
         OutOfBlocksError, CapacityError
         """
         block_id = append.allocate_block(self._arena, check_id("seq_id", seq_id))
-        return block_id if block_id >= 0 else self._fail(block_id, "seq_id", seq_id)
+        if block_id < 0:
+            self._fail(block_id, "seq_id", seq_id)
+        return block_id
 
     def allocate_blocks_for_tokens(self, seq_id: int, num_tokens: int) -> npt.NDArray[np.int32]:
         """Append tokens to a sequence, opening it if unknown.
@@ -100,7 +102,9 @@ class PagedKVCache(NamedPrefixes):
         if count == 0:
             return out
         written = append.allocate_for_tokens(self._arena, number, count, out)
-        return out[:written] if written >= 0 else self._fail(written, "seq_id", seq_id)
+        if written < 0:
+            self._fail(written, "seq_id", seq_id)
+        return out[:written]
 
     def append_token(self, seq_id: int) -> int:
         """Append one token to a sequence, opening it if unknown.
@@ -126,7 +130,9 @@ class PagedKVCache(NamedPrefixes):
         except OverflowError:
             check_id("seq_id", seq_id)
             raise
-        return block_id if block_id >= 0 else self._fail(block_id, "seq_id", seq_id)
+        if block_id < 0:
+            self._fail(block_id, "seq_id", seq_id)
+        return block_id
 
     def append_tokens(
         self,
@@ -230,7 +236,9 @@ class PagedKVCache(NamedPrefixes):
             if not least <= tokens <= _INT64_MAX:
                 refuse("num_tokens", num_tokens, f"{least} to {_INT64_MAX} with these hashes")
         handle = sequences.add_sequence(self._arena, number, hashes, tokens)
-        return handle if handle >= 0 else self._fail(handle, "seq_id", seq_id)
+        if handle < 0:
+            self._fail(handle, "seq_id", seq_id)
+        return handle
 
     def free_sequence(self, seq_id: int) -> None:
         """End a sequence; blocks that a prefix finds stay cached, the others become free.

@@ -165,13 +165,14 @@ RUNTIME_DTYPE: Final = np.dtype(
         ("num_evicted", "i8"),  # rows of evicted that the latest mutating call wrote
         ("num_copies", "i8"),  # rows of copies that it wrote
         ("detail", "i8"),  # of a refusal: blocks needed, or the position in the batch
+        ("set_aside", "i8"),  # of OUT_OF_BLOCKS: cached blocks the call would itself hold
         ("evicted_start", "i8"),  # byte offsets in the arena, and the end of each array
         ("evicted_end", "i8"),
         ("copies_start", "i8"),
         ("copies_end", "i8"),
         ("scratch_start", "i8"),
         ("scratch_end", "i8"),
-        ("reserved", "i8", (3,)),
+        ("reserved", "i8", (2,)),
     ]
 )
 

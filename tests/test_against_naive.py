@@ -127,7 +127,7 @@ class Machine(RuleBasedStateMachine):
 
 TestAgainstNaive = Machine.TestCase
 TestAgainstNaive.settings = settings(
-    max_examples=25 if INTERPRETED else 120, stateful_step_count=40 if INTERPRETED else 60
+    max_examples=25 if INTERPRETED else 250, stateful_step_count=40 if INTERPRETED else 60
 )
 
 

@@ -1,7 +1,9 @@
 """Free blocks: first those never used, by watermark, then the released, first in first out."""
 
+import numpy as np
+
 from nbkv._jit import kernel
-from nbkv.kernels.state import State
+from nbkv.kernels.state import Records, State
 from nbkv.layout import FREE, HELD, NO_BLOCK, NO_ROW
 
 
@@ -29,42 +31,10 @@ def push_free(state: State, block_id: int) -> None:
 
 
 @kernel
-def _pop_free(state: State) -> int:
-    header = state.header
-    fresh = header["num_fresh_blocks"][0]
-    header["num_free_blocks"][0] -= 1
-    if fresh < header["num_blocks"][0]:
-        header["num_fresh_blocks"][0] = fresh + 1
-        return fresh
-    block_id = header["free_head"][0]
-    after = state.blocks["link"][block_id]
-    header["free_head"][0] = after
-    if after == NO_BLOCK:
-        header["free_tail"][0] = NO_BLOCK
-    return block_id
-
-
-@kernel
-def allocate(state: State) -> int:
-    """Hand out the free block that waits longest, with one reference and no tokens.
-
-    Parameters
-    ----------
-    state : State
-        ``num_free_blocks`` is at least 1: the caller has counted.
-
-    Returns
-    -------
-    int
-        Its block_id.
-    """
-    block_id = _pop_free(state)
-    header = state.header
-    blocks = state.blocks
-    header["num_held_blocks"][0] += 1
-    header["alloc_counter"][0] += 1
+def _start_block(blocks: Records, block_id: int, alloc_order: int, num_tokens: int) -> None:
+    """Write the record of a block just handed out, with one reference."""
     blocks["ref_count"][block_id] = 1
-    blocks["num_tokens"][block_id] = 0
+    blocks["num_tokens"][block_id] = num_tokens
     blocks["state"][block_id] = HELD
     blocks["flags"][block_id] = 0
     blocks["generation"][block_id] += 1
@@ -74,5 +44,75 @@ def allocate(state: State) -> int:
     blocks["child"][block_id] = NO_BLOCK
     blocks["num_children"][block_id] = 0
     blocks["access_count"][block_id] = 1
-    blocks["alloc_order"][block_id] = header["alloc_counter"][0]
+    blocks["alloc_order"][block_id] = alloc_order
+
+
+@kernel
+def allocate_run(state: State, out: Records, start: int, count: int, num_tokens: int) -> None:
+    """Hand out the free blocks that wait longest, with one reference each.
+
+    Parameters
+    ----------
+    state : State
+        ``num_free_blocks`` is at least `count`: the caller has counted.
+    out : int32
+        Takes the block ids.
+    start : int
+        Where in `out` the first goes.
+    count : int
+    num_tokens : int
+        Valid tokens of each, 0 to block_size.
+    """
+    header = state.header
+    blocks = state.blocks
+    order = header["alloc_counter"][0]
+    fresh = header["num_fresh_blocks"][0]
+    num_fresh = min(count, header["num_blocks"][0] - fresh)
+    for i in range(num_fresh):
+        _start_block(blocks, fresh + i, order + i + 1, num_tokens)
+        out[start + i] = fresh + i
+    header["num_fresh_blocks"][0] = fresh + num_fresh
+    if num_fresh < count:
+        block_id = np.int64(header["free_head"][0])
+        for i in range(num_fresh, count):
+            after = np.int64(blocks["link"][block_id])
+            _start_block(blocks, block_id, order + i + 1, num_tokens)
+            out[start + i] = block_id
+            block_id = after
+        header["free_head"][0] = block_id
+        if block_id == NO_BLOCK:
+            header["free_tail"][0] = NO_BLOCK
+    header["alloc_counter"][0] = order + count
+    header["num_free_blocks"][0] -= count
+    header["num_held_blocks"][0] += count
+
+
+@kernel
+def allocate(state: State) -> int:
+    """Hand out one block, empty: see `allocate_run`.
+
+    Parameters
+    ----------
+    state : State
+
+    Returns
+    -------
+    int
+        Its block_id.
+    """
+    header = state.header
+    fresh = header["num_fresh_blocks"][0]
+    if fresh < header["num_blocks"][0]:
+        block_id = fresh
+        header["num_fresh_blocks"][0] = fresh + 1
+    else:
+        block_id = np.int64(header["free_head"][0])
+        after = state.blocks["link"][block_id]
+        header["free_head"][0] = after
+        if after == NO_BLOCK:
+            header["free_tail"][0] = NO_BLOCK
+    header["alloc_counter"][0] += 1
+    header["num_free_blocks"][0] -= 1
+    header["num_held_blocks"][0] += 1
+    _start_block(state.blocks, block_id, header["alloc_counter"][0], 0)
     return block_id

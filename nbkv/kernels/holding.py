@@ -7,7 +7,7 @@ from nbkv.kernels.prefix import unindex_block
 from nbkv.kernels.ring import prefetch_victims
 from nbkv.kernels.state import State
 from nbkv.kernels.tails import close_tail
-from nbkv.kernels.victim import find_victim, insert_cached, remove_cached
+from nbkv.kernels.victim import insert_cached, pop_victim, remove_cached
 from nbkv.layout import CACHED, HELD, INDEXED, LRU, NAMED, NO_ROW
 
 _LINKED = INDEXED | NAMED
@@ -103,8 +103,7 @@ def evict_block(state: State) -> int:
         Its block_id.
     """
     header = state.header
-    victim = find_victim(state)
-    remove_cached(state, victim)
+    victim = pop_victim(state)
     if state.blocks["flags"][victim] & INDEXED != 0:
         unindex_block(state, victim)
     push_free(state, victim)

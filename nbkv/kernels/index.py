@@ -6,7 +6,7 @@ algorithm R), so a table never degrades and never needs rebuilding.
 
 import numpy as np
 
-from nbkv._jit import kernel
+from nbkv._jit import kernel, wrapping_kernel
 from nbkv.kernels.state import Records, State
 
 _MIX_1 = np.uint64(0xFF51AFD7ED558CCD)
@@ -15,7 +15,7 @@ _SHIFT = np.uint64(33)
 _HALF = np.uint64(32)
 
 
-@kernel
+@wrapping_kernel
 def mix_tag(key: int) -> int:
     """Spread a 64-bit key over 32 bits.
 

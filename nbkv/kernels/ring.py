@@ -11,6 +11,8 @@ With capacity >= 2 * num_blocks and 8 steps an insertion, a sweep that begins at
 the capacity ends before the ring is full.
 """
 
+import numpy as np
+
 from nbkv._intrinsics import prefetch
 from nbkv._jit import kernel
 from nbkv.kernels.index import mix_tag
@@ -110,10 +112,28 @@ def ring_remove(state: State, block_id: int) -> None:
 
 
 @kernel
-def ring_first(state: State) -> int:
-    """Return the block released longest ago; at least one is in the ring."""
+def ring_pop(state: State) -> int:
+    """Take out the block released longest ago; at least one is in the ring.
+
+    Returns
+    -------
+    int
+        Its block_id.
+    """
     header = state.header
-    return state.ring[header["ring_head"][0] & header["ring_mask"][0]]
+    head = header["ring_head"][0]
+    slot = head & header["ring_mask"][0]
+    block_id = np.int64(state.ring[slot])
+    if header["ring_sweeping"][0] == 0:
+        header["ring_head"][0] = head + 1
+        if head + 1 == header["ring_tail"][0]:
+            return block_id
+        if state.ring[(head + 1) & header["ring_mask"][0]] != NO_BLOCK:
+            return block_id
+    else:
+        state.ring[slot] = NO_BLOCK
+    _trim(state)
+    return block_id
 
 
 @kernel

@@ -14,7 +14,6 @@ from nbkv.layout import (
     HELD,
     INDEXED,
     NO_BLOCK,
-    OUT_OF_BLOCKS,
     SEQUENCE_EXISTS,
     SHARE_TOO_LONG,
     TAIL_OPEN,
@@ -120,8 +119,7 @@ def add_sequence(arena: Arena, seq_id: int, hashes: Records, num_tokens: int) ->
     block_size = header["block_size"][0]
     num_blocks = (num_tokens + block_size - 1) // block_size
     if num_blocks > header["num_blocks"][0]:
-        state.runtime["detail"][0] = num_blocks
-        return OUT_OF_BLOCKS
+        return np.int64(check_room(state, num_blocks))
     if num_blocks > header["max_blocks_per_sequence"][0]:
         return TOO_MANY_BLOCKS
     hits, num_hit_tokens, num_revived = match_chain(state, hashes, num_tokens)
@@ -132,6 +130,7 @@ def add_sequence(arena: Arena, seq_id: int, hashes: Records, num_tokens: int) ->
     status = np.int64(check_room(state, needed + num_revived))
     if status < 0:
         state.runtime["detail"][0] = needed
+        state.runtime["set_aside"][0] = num_revived
         return status
     begin_report(state)
     row = np.int64(open_row(state, np.uint64(seq_id)))

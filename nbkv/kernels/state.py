@@ -5,21 +5,14 @@ inlined. So compiled code passes the arena's address, and reading ``state.blocks
 view from the offsets in the header: two loads, no reference count.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba.core import types
-from numba.core.datamodel import models
-from numba.extending import intrinsic, overload, overload_attribute, register_model
-from numba.np.arrayobj import make_array
 
-from nbkv._intrinsics import borrow
-from nbkv._jit import kernel
+from nbkv._intrinsics import offer_address, offer_section, offer_start
+from nbkv._jit import INTERPRETED, kernel
 from nbkv.layout import (
     BLOCK_DTYPE,
     BLOCK_KEY_DTYPE,
@@ -119,76 +112,14 @@ def open_state(arena: Arena) -> State:
     return _views_at(arena.ctypes.data, _Owner(arena))
 
 
-class _StateType(types.Type):
-    """What compiled code passes as a `State`: the address of its arena."""
-
-    def __init__(self) -> None:
-        super().__init__(name="nbkv.State")
-
-
-_STATE = _StateType()
-
-
-@register_model(_StateType)
-class _StateModel(models.PrimitiveModel):  # type: ignore[misc]
-    def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, ir.IntType(8).as_pointer())
-
-
-@intrinsic
-def _address(typingctx: Any, arena: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source = make_array(signature.args[0])(context, builder, args[0])
-        return builder.bitcast(source.data, ir.IntType(8).as_pointer())
-
-    return _STATE(arena), codegen
-
-
-@overload(open_state)
-def _open_state(arena: Any) -> Callable[[Any], Any]:
-    def address(arena: Any) -> Any:
-        return _address(arena)
-
-    return address
-
-
-@overload_attribute(_StateType, "header")
-def _header(state: Any) -> Callable[[Any], Any]:
-    def view(state: Any) -> Any:
-        return borrow(state, 0, _HEADER_END, HEADER_DTYPE)
-
-    return view
-
-
-@overload_attribute(_StateType, "runtime")
-def _runtime(state: Any) -> Callable[[Any], Any]:
-    def view(state: Any) -> Any:
-        start = state.header["runtime_start"][0]
-        return borrow(state, start, start + _RUNTIME_BYTES, RUNTIME_DTYPE)
-
-    return view
-
-
-def _offer(name: str, record: str, section: str, dtype: Any) -> None:
-    """Make ``state.<name>`` compile to a view between two offset fields of a record."""
-    start, end = f"{section}_start", f"{section}_end"
-
-    @overload_attribute(_StateType, name)
-    def offer(state: Any) -> Callable[[Any], Any]:
-        def from_header(state: Any) -> Any:
-            return borrow(state, state.header[start][0], state.header[end][0], dtype)
-
-        def from_runtime(state: Any) -> Any:
-            return borrow(state, state.runtime[start][0], state.runtime[end][0], dtype)
-
-        return from_header if record == "header" else from_runtime
-
-
-if not nb.config.DISABLE_JIT:
+if not INTERPRETED:
+    offer_address(open_state)
+    offer_start("header", HEADER_DTYPE)
+    offer_section("runtime", "header", "runtime", RUNTIME_DTYPE)
     for _name, (_section, _dtype) in _SECTION_OF.items():
-        _offer(_name, "header", _section, _dtype)
+        offer_section(_name, "header", _section, _dtype)
     for _name in _RUNTIME_ARRAYS:
-        _offer(_name, "runtime", _name, INT32)
+        offer_section(_name, "runtime", _name, INT32)
 
 
 @kernel

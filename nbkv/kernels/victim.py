@@ -6,9 +6,11 @@ alloc_order, ``frequency`` the smallest (access_count, last_access), both among 
 heap holds only blocks without linked children, and a parent enters when its last one goes.
 """
 
+import numpy as np
+
 from nbkv._jit import kernel
 from nbkv.kernels.heap import heap_first, heap_insert, heap_remove
-from nbkv.kernels.ring import ring_first, ring_insert, ring_remove
+from nbkv.kernels.ring import ring_insert, ring_pop, ring_remove
 from nbkv.kernels.state import State
 from nbkv.layout import CACHED, FIFO, LRU, NO_BLOCK
 
@@ -76,8 +78,8 @@ def touch_leaf(state: State, block_id: int) -> None:
 
 
 @kernel
-def find_victim(state: State) -> int:
-    """Find the cached block that the policy gives up first.
+def pop_victim(state: State) -> int:
+    """Take the cached block that the policy gives up first out of its order.
 
     Parameters
     ----------
@@ -87,8 +89,11 @@ def find_victim(state: State) -> int:
     Returns
     -------
     int
-        A block_id.
+        A block_id; the caller sets its new state.
     """
+    state.header["num_cached_blocks"][0] -= 1
     if state.header["policy"][0] == LRU:
-        return ring_first(state)
-    return heap_first(state)
+        return ring_pop(state)
+    block_id = np.int64(heap_first(state))
+    heap_remove(state, block_id)
+    return block_id

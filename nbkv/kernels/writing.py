@@ -6,7 +6,7 @@
 import numpy as np
 
 from nbkv._jit import kernel
-from nbkv.kernels.free_list import allocate
+from nbkv.kernels.free_list import allocate, allocate_run
 from nbkv.kernels.holding import settle_block
 from nbkv.kernels.state import Records, State
 from nbkv.kernels.tails import close_tail, must_copy, open_tail, set_tail
@@ -97,6 +97,7 @@ def check_room(state: State, num_needed: int) -> int:
     header = state.header
     if num_needed > header["num_free_blocks"][0] + header["num_cached_blocks"][0]:
         state.runtime["detail"][0] = num_needed
+        state.runtime["set_aside"][0] = 0
         return OUT_OF_BLOCKS
     return 0
 
@@ -152,6 +153,19 @@ def append_block(state: State, row: int) -> int:
 
 
 @kernel
+def _append_full(state: State, row: int, count: int) -> None:
+    """Allocate blocks at the end of a table and count all their tokens as written."""
+    sequences = state.sequences
+    block_size = state.header["block_size"][0]
+    num_blocks = np.int64(sequences["num_blocks"][row])
+    start = row * state.header["table_stride"][0] + num_blocks
+    allocate_run(state, state.tables, start, count, block_size)
+    sequences["num_blocks"][row] = num_blocks + count
+    sequences["num_tokens"][row] += count * block_size
+    state.header["total_allocations"][0] += count
+
+
+@kernel
 def write_row(state: State, row: int, num_tokens: int) -> None:
     """Give a sequence's next tokens their places; the blocks have been counted and are free.
 
@@ -179,11 +193,10 @@ def write_row(state: State, row: int, num_tokens: int) -> None:
         rest -= fill_tail(state, row, rest)
         column += 1
         offset = 0
-    while rest >= block_size:
-        block_id = append_block(state, row)
-        state.blocks["num_tokens"][block_id] = block_size
-        sequences["num_tokens"][row] += block_size
-        rest -= block_size
+    num_full = rest // block_size
+    if num_full > 0:
+        _append_full(state, row, num_full)
+        rest -= num_full * block_size
     if rest > 0:
         set_tail(state, row, append_block(state, row), rest, 0)
         sequences["num_tokens"][row] += rest

@@ -1,0 +1,1 @@
+"""Benchmarks by subject; they share their set-up with `nbkv bench`."""
