@@ -35,6 +35,9 @@ class ArenaOwner:
         self._runtime = read_only(self._arena, "runtime", layout.RUNTIME_DTYPE, 1)
         self._free = self._header["num_free_blocks"]
         self._num_copies = self._runtime["num_copies"]
+        self._sequences = read_only(
+            self._arena, "sequences", layout.SEQUENCE_DTYPE, config.max_sequences
+        )
         self._num_evicted = self._runtime["num_evicted"]
         self._copies = self._runtime_array("copies")
         self._evicted = self._runtime_array("evicted")
@@ -75,8 +78,7 @@ class ArenaOwner:
     @property
     def sequences(self) -> npt.NDArray[Any]:
         """Sequence rows: SEQUENCE_DTYPE, shape (max_sequences,), read only."""
-        rows = self.config.max_sequences
-        return read_only(self._arena, "sequences", layout.SEQUENCE_DTYPE, rows)
+        return self._sequences
 
     @property
     def tables(self) -> npt.NDArray[np.int32]:
@@ -186,7 +188,7 @@ class ArenaOwner:
 
     def _sequence_field(self, seq_id: int, field: str) -> int:
         row = inspect.find_sequence(self._arena, check_id("seq_id", seq_id))
-        return int(self.sequences[field][row]) if row >= 0 else 0
+        return int(self._sequences[field][row]) if row >= 0 else 0
 
     def block_table(
         self, seq_id: int, out: npt.NDArray[np.int32] | None = None
@@ -215,7 +217,7 @@ class ArenaOwner:
             row = inspect.find_sequence(self._arena, number)
             if row < 0:
                 return None
-            out = np.empty(int(self.sequences["num_blocks"][row]), np.int32)
+            out = np.empty(int(self._sequences["num_blocks"][row]), np.int32)
         check_out("out", out, np.int32)
         count = inspect.copy_table(self._arena, number, out)
         if count > out.size:

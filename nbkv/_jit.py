@@ -5,6 +5,7 @@ the function, so it misses edits in a callee's file and in imported constants. K
 therefore share a cache folder named after all of the package's sources.
 """
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -65,20 +66,27 @@ def _find_cache_dir() -> Path | None:
     folder = cache_root() / digest_sources()
     if _can_write(folder):
         return folder
-    # numba refuses a folder it cannot write to, even to read from it: a baked image's
-    # read-only cache is copied to where it can.
-    try:
-        copy = Path(tempfile.mkdtemp(prefix="nbkv-"))
-    except OSError:
-        copy = None
-    if copy is not None and folder.is_dir():
-        shutil.copytree(folder, copy, dirs_exist_ok=True)
-        return copy
+    if folder.is_dir():
+        return _copy_cache(folder)
     warnings.warn(
         f"nbkv cannot keep compiled code in {folder}, so every process compiles anew: {_REMEDY}",
         RuntimeWarning,
         stacklevel=2,
     )
+    return None
+
+
+def _copy_cache(folder: Path) -> Path | None:
+    """Copy a baked image's cache: numba refuses a folder it cannot write to, even to read."""
+    try:
+        copy = Path(tempfile.mkdtemp(prefix="nbkv-"))
+    except OSError:
+        return None
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    for path in (copy, *copy.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o700)
     return copy
 
 

@@ -62,7 +62,7 @@ def section_sizes(config: CacheConfig) -> dict[str, int]:
         "names": layout.NAME_DTYPE.itemsize * names,
         "name_index": index * _index_slots(names),
         "ranks": ranks,
-        "leases": (layout.LEASE_DTYPE.itemsize + 4 * config.table_width) * _MAX_LEASES,
+        "leases": layout.LEASE_DTYPE.itemsize * _MAX_LEASES,
         "tables": 4 * rows * _table_stride(config),
     }
     return {name: _pad(size) for name, size in sizes.items()}

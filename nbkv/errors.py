@@ -35,6 +35,10 @@ class OutOfBlocksError(KVCacheError):
             f" can be used ({fenced} more are fenced)"
         )
 
+    def __reduce__(self) -> tuple[type["OutOfBlocksError"], tuple[int, int, int, int]]:
+        """Pickle by the numbers: errors travel between processes."""
+        return type(self), (self.needed, self.free, self.evictable, self.fenced)
+
 
 class UnknownSequenceError(KVCacheError):
     """No live sequence has this seq_id."""

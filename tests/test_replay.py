@@ -100,7 +100,7 @@ class TestReading:
             (GOOD | {"hash_ids": [1, 2.5]}, r"hash_ids\[1\]"),
             (GOOD | {"hash_ids": [1, True]}, r"hash_ids\[1\]"),
             (GOOD | {"hash_ids": [[1]]}, r"hash_ids\[0\]"),
-            ({"hash_ids": [1]}, "input_length: missing"),
+            ({"hash_ids": [1], "block_size": 4}, "input_length: missing"),
             (GOOD | {"input_length": None}, "input_length"),
             (GOOD | {"input_length": -1}, "input_length"),
             (GOOD | {"input_length": "10"}, "input_length"),

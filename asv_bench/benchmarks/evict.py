@@ -1,4 +1,4 @@
-"""Evicting cached blocks, which memory holds in no order, to allocate them."""
+"""Evicting cached blocks to allocate them; 1 M of them lie in random order."""
 
 from nbkv.bench.blocks import LARGE, Evicting
 
@@ -9,7 +9,7 @@ class Evict:
     timeout = 300
 
     def setup(self, policy, num_blocks):
-        self.evicting = Evicting(num_blocks, policy)
+        self.evicting = Evicting(num_blocks, policy, scattered=num_blocks == LARGE)
 
     def track_evict_and_allocate(self, policy, num_blocks):
         return self.evicting.nanoseconds_a_block(2)

@@ -56,7 +56,7 @@ def long_free_microseconds(rounds: int) -> float:
 
 
 class Evicting:
-    """A cache whose every block is cached, in an order that memory does not follow.
+    """A cache whose every block is cached.
 
     Parameters
     ----------
@@ -64,9 +64,13 @@ class Evicting:
         A multiple of `TAKEN_AT_ONCE`.
     policy : str
         An eviction policy.
+    scattered : bool
+        Neighbours in a chain lie far apart and chains are released in a random order, as
+        after a long time of service; else as in a cache that was filled once.
     """
 
-    def __init__(self, num_blocks: int, policy: str) -> None:
+    def __init__(self, num_blocks: int, policy: str, scattered: bool) -> None:
+        self.scattered = scattered
         self.num_chains = num_blocks // CHAIN
         self.num_blocks = num_blocks
         self.cache = PagedKVCache(
@@ -79,7 +83,8 @@ class Evicting:
         )
         self.rng = np.random.default_rng(1)
         self.next_hash = 1
-        self._scatter_free_blocks()
+        if scattered:
+            self._scatter_free_blocks()
         self.fill()
 
     def _scatter_free_blocks(self) -> None:
@@ -93,14 +98,15 @@ class Evicting:
             self.cache.free_sequence(chain)
 
     def fill(self) -> None:
-        """Put fresh chains into all free blocks and release them in a random order."""
+        """Put fresh chains into all free blocks and release them."""
         cache = self.cache
         num_chains = cache.num_free_blocks // CHAIN
         hashes = np.arange(self.next_hash, self.next_hash + num_chains * CHAIN, dtype=np.uint64)
         self.next_hash += len(hashes)
         for chain, row in enumerate(hashes.reshape(num_chains, CHAIN)):
             cache.add_sequence(chain, row)
-        for chain in self.rng.permutation(num_chains).tolist():
+        order = self.rng.permutation(num_chains) if self.scattered else np.arange(num_chains)
+        for chain in order.tolist():
             cache.free_sequence(chain)
 
     def take(self, num_takes: int) -> float:

@@ -39,10 +39,12 @@ def _allocate(_: Trace) -> Iterator[Measurement]:
 
 
 def _evict(_: Trace) -> Iterator[Measurement]:
-    value = blocks.Evicting(2**14, "lru").nanoseconds_a_block(3 * ROUNDS)
+    value = blocks.Evicting(2**14, "lru", scattered=False).nanoseconds_a_block(3 * ROUNDS)
     yield Measurement("evict", "evict and allocate, lru, 16 k blocks", "ns/block", value, 20.0)
     for policy, limit in (("lru", 60.0), ("fifo", 250.0), ("frequency", 250.0)):
-        value = blocks.Evicting(blocks.LARGE, policy).nanoseconds_a_block(COLD_ROUNDS)
+        value = blocks.Evicting(blocks.LARGE, policy, scattered=True).nanoseconds_a_block(
+            COLD_ROUNDS
+        )
         name = f"evict and allocate, {policy}, 1 M blocks in random order"
         yield Measurement("evict", name, "ns/block", value, limit)
 

@@ -109,32 +109,33 @@ def _sequences(cache: PagedKVCache) -> list[str]:
 
 
 def _sharing(cache: PagedKVCache) -> list[str]:
-    held = _used_blocks(cache, layout.HELD)
-    if not len(held):
+    blocks = cache.blocks
+    holders = blocks["ref_count"][blocks["state"] == layout.HELD]
+    if not len(holders):
         return []
-    shared = held[held["ref_count"] > 1]
-    if not len(shared):
+    num_shared = int(np.count_nonzero(holders > 1))
+    if not num_shared:
         return ["No held block is shared."]
+    verb = "is" if num_shared == 1 else "are"
     return [
-        f"{_count(len(shared), 'held block')} ({len(shared) / len(held):.1%}) shared;"
-        f" the most shared has {int(shared['ref_count'].max())} holders."
+        f"{_count(num_shared, 'held block')} ({num_shared / len(holders):.1%}) {verb} shared;"
+        f" the most shared has {int(holders.max())} holders."
     ]
 
 
 def _fill(cache: PagedKVCache) -> list[str]:
-    used = np.concatenate([_used_blocks(cache, state) for state in (layout.HELD, layout.CACHED)])
+    blocks, rows = cache.blocks, cache.sequences
+    fills = blocks["num_tokens"].astype(np.int64)
+    # While a sequence writes a block, the fill stands in its row, not in the block's record.
+    writing = rows[(rows["state"] == layout.ROW_ACTIVE) & (rows["flags"] & layout.TAIL_OPEN != 0)]
+    fills[writing["tail_block"]] = writing["tail_fill"]
+    used = fills[blocks["state"] != layout.FREE]
     if not len(used):
         return []
-    fill = float(used["num_tokens"].mean()) / cache.config.block_size
     return [
-        f"Held and cached blocks are {fill:.1%} full;"
+        f"Held and cached blocks are {used.mean() / cache.config.block_size:.1%} full;"
         f" {cache.fragmentation():.1%} of the held ones are partly filled."
     ]
-
-
-def _used_blocks(cache: PagedKVCache, state: int) -> np.ndarray:
-    """Take the block records in a state; those never handed out are FREE, being zero."""
-    return cache.blocks[cache.blocks["state"] == state]
 
 
 def _traffic(cache: PagedKVCache) -> str:

@@ -207,16 +207,16 @@ def _mark(state: State, position: int, row: int, count: int) -> int:
 
 
 @kernel
-def _finish(
-    state: State, size: int, status: int, needed: int, counts: Records, out: Records
-) -> int:
-    """Carry a marked batch out, or take the marks back and return the status."""
-    if status == 0:
-        status = np.int64(check_room(state, needed))
-    if status < 0:
-        for i in range(size):
-            undo_row(state, state.scratch[i])
-        return status
+def undo_rows(state: State, size: int, status: int) -> int:
+    """Take back the marks of a batch that is refused, and return the reason."""
+    for i in range(size):
+        undo_row(state, state.scratch[i])
+    return status
+
+
+@kernel
+def _write_batch(state: State, size: int, needed: int, counts: Records, out: Records) -> int:
+    """Carry a marked batch out; returns the slots written."""
     begin_report(state)
     make_room(state, needed)
     sequences = state.sequences
@@ -272,14 +272,16 @@ def append_by_handle(arena: Arena, handles: Records, counts: Records, out: Recor
         count = np.int64(counts[i * step])
         wanted = np.int64(_mark(state, i, row_of(state, handles[i]), count))
         total += count
-        if wanted >= 0 and total > out.size:
-            undo_row(state, state.scratch[i])
-            wanted = np.int64(OUT_TOO_SMALL)
         if wanted < 0:
             state.runtime["detail"][0] = i
-            return _finish(state, i, wanted, needed, counts, out)
+            return undo_rows(state, i, wanted)
         needed += wanted
-    return _finish(state, handles.size, 0, needed, counts, out)
+    status = np.int64(check_room(state, needed))
+    if status == 0 and total > out.size:
+        status = np.int64(OUT_TOO_SMALL)
+    if status < 0:
+        return undo_rows(state, handles.size, status)
+    return _write_batch(state, handles.size, needed, counts, out)
 
 
 @entry("int64(uint8[::1], uint64[::1], int32[::1], int64[::1])")
@@ -314,11 +316,13 @@ def append_by_id(arena: Arena, seq_ids: Records, counts: Records, out: Records) 
             row = np.int64(UNKNOWN_SEQUENCE)
         wanted = np.int64(_mark(state, i, row, count))
         total += count
-        if wanted >= 0 and total > out.size:
-            undo_row(state, state.scratch[i])
-            wanted = np.int64(OUT_TOO_SMALL)
         if wanted < 0:
             state.runtime["detail"][0] = i
-            return _finish(state, i, wanted, needed, counts, out)
+            return undo_rows(state, i, wanted)
         needed += wanted
-    return _finish(state, seq_ids.size, 0, needed, counts, out)
+    status = np.int64(check_room(state, needed))
+    if status == 0 and total > out.size:
+        status = np.int64(OUT_TOO_SMALL)
+    if status < 0:
+        return undo_rows(state, seq_ids.size, status)
+    return _write_batch(state, seq_ids.size, needed, counts, out)

@@ -180,7 +180,7 @@ def match_chain(state: State, hashes: Records, num_tokens: int) -> tuple[int, in
     hits = 0
     num_hit_tokens = 0
     cached = 0
-    for i in range(hashes.size):
+    for i in range(min(hashes.size, state.scratch.size)):
         stated = min(block_size, num_tokens - i * block_size)
         last = i == hashes.size - 1
         block_id = np.int64(find_child(state, parent, hashes[i], stated, last))

@@ -118,9 +118,8 @@ def add_sequence(arena: Arena, seq_id: int, hashes: Records, num_tokens: int) ->
     header = state.header
     block_size = header["block_size"][0]
     num_blocks = (num_tokens + block_size - 1) // block_size
-    if num_blocks > header["num_blocks"][0]:
-        return np.int64(check_room(state, num_blocks))
-    if num_blocks > header["max_blocks_per_sequence"][0]:
+    # More than the whole pool is for the count of blocks to refuse.
+    if header["max_blocks_per_sequence"][0] < num_blocks <= header["num_blocks"][0]:
         return TOO_MANY_BLOCKS
     hits, num_hit_tokens, num_revived = match_chain(state, hashes, num_tokens)
     extended = num_hit_tokens < min(num_tokens, hits * block_size)
