@@ -47,10 +47,10 @@ _REASONS: dict[int, tuple[type[KVCacheError], str]] = {
         CapacityError,
         "{name} is {value}: a block can be covered by at most 32767 named prefixes",
     ),
-    layout.NEGATIVE_COUNT: (ArgumentError, "counts is negative at {name}; it must be at least 0"),
+    layout.NEGATIVE_COUNT: (ArgumentError, "{name} is {value}; it must be at least 0"),
     layout.OUT_TOO_SMALL: (
         ArgumentError,
-        "out is too short; it must have room for all slots of the batch, sum(counts)",
+        "{name} has room for {value} slots; it must have at least {detail}, sum(counts)",
     ),
     layout.NOT_LEADING: (
         PrefixError,

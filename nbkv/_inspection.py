@@ -30,6 +30,9 @@ class ArenaOwner:
         for _ in compile_entries():
             pass
         self.config = config
+        # Plain attributes for the hot path: a property costs more than a kernel's block.
+        self._block_size = config.block_size
+        self._num_blocks = config.num_blocks
         self._arena = new_arena(config)
         self._header = read_only(self._arena, "header", layout.HEADER_DTYPE, 1)
         self._runtime = read_only(self._arena, "runtime", layout.RUNTIME_DTYPE, 1)

@@ -103,10 +103,22 @@ def kernel(function: F) -> F:
     """
     if INTERPRETED:
         return function
+    return _compile(function, inline=True)
+
+
+def outlined_kernel(function: F) -> F:
+    """Compile a kernel that is called instead of inlined: large, and off the shortest path."""
+    if INTERPRETED:
+        return function
+    return _compile(function, inline=False)
+
+
+def _compile(function: F, inline: bool) -> F:
     outer = nb.config.CACHE_DIR
     nb.config.CACHE_DIR = str(CACHE_DIR or "")
     try:
-        compiled: F = nb.njit(cache=CACHE_DIR is not None, forceinline=True)(function)
+        cached = CACHE_DIR is not None
+        compiled: F = nb.njit(cache=cached, forceinline=inline)(function)
     finally:
         nb.config.CACHE_DIR = outer
     return compiled
@@ -131,7 +143,7 @@ def entry(signature: str) -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
-        compiled = kernel(function)
+        compiled = outlined_kernel(function)
         ENTRIES.append((compiled, signature))
         return compiled
 

@@ -1,5 +1,7 @@
 """Where each section lies, and a new arena."""
 
+import contextlib
+import mmap
 import os
 import time
 from typing import Any
@@ -16,6 +18,8 @@ _MIN_RING = 64
 #: Bytes between table rows, so that rows do not share cache sets.
 _TABLE_PADDING = 64
 _MAX_LEASES = 64
+#: Bytes of an arena from which huge pages are asked for.
+_HUGE_FROM = 2**24
 
 
 def _power_of_two(least: int) -> int:
@@ -82,6 +86,20 @@ def _runtime_parts(config: CacheConfig) -> dict[str, int]:
     }
 
 
+def _zeroed(size: int) -> Arena:
+    """Allocate zeroed bytes, backed by huge pages when there are many.
+
+    Scattered blocks of a large cache miss the TLB at every record otherwise: eviction among
+    1 M blocks in random order takes about half the time.
+    """
+    if size < _HUGE_FROM or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.zeros(size, np.uint8)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)
+
+
 def new_arena(config: CacheConfig) -> Arena:
     """Allocate an empty arena; pages beyond the header stay untouched.
 
@@ -101,8 +119,8 @@ def new_arena(config: CacheConfig) -> Arena:
     sizes = section_sizes(config)
     total = layout.HEADER_BYTES + sum(sizes.values())
     try:
-        raw = np.zeros(total + layout.ALIGNMENT, np.uint8)
-    except (MemoryError, ValueError):
+        raw = _zeroed(total + layout.ALIGNMENT)
+    except (MemoryError, ValueError, OverflowError, OSError):
         raise ConfigError(
             f"num_blocks is {config.num_blocks} and max_sequences {config.max_sequences}:"
             f" the metadata needs {total} bytes, more than can be allocated"

@@ -1,12 +1,13 @@
 """`PagedKVCache`: checks arguments, calls one kernel, raises what it refuses."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from nbkv._arguments import (
+    ID_MAX,
     check_count,
     check_counts,
     check_hashes,
@@ -18,7 +19,14 @@ from nbkv._arguments import (
 from nbkv._named import NamedPrefixes
 from nbkv.errors import OutOfBlocksError
 from nbkv.kernels import append, sequences
-from nbkv.layout import SEQUENCE_EXISTS, SHARE_TOO_LONG, TOO_MANY_SEQUENCES
+from nbkv.layout import (
+    INT32,
+    NEGATIVE_COUNT,
+    OUT_TOO_SMALL,
+    SEQUENCE_EXISTS,
+    SHARE_TOO_LONG,
+    TOO_MANY_SEQUENCES,
+)
 
 _INT64_MAX = 2**63 - 1
 _BLAMES_NEW_SEQUENCE = (SEQUENCE_EXISTS, TOO_MANY_SEQUENCES)
@@ -92,19 +100,20 @@ class PagedKVCache(NamedPrefixes):
         ------
         OutOfBlocksError, CapacityError
         """
-        number = check_id("seq_id", seq_id)
-        count = check_count("num_tokens", num_tokens)
-        needed = -(-count // self.config.block_size)
-        if needed > self.total_blocks:
-            evictable = self.num_cached_blocks
-            raise OutOfBlocksError(needed, self.num_free_blocks, evictable, 0)
-        out = np.empty(needed, np.int32)
-        if count == 0:
+        if type(seq_id) is not int or not 0 <= seq_id <= ID_MAX:
+            seq_id = check_id("seq_id", seq_id)
+        if type(num_tokens) is not int or num_tokens <= 0:
+            num_tokens = check_count("num_tokens", num_tokens)
+        needed = -(-num_tokens // self._block_size)
+        if needed > self._num_blocks:
+            raise OutOfBlocksError(needed, self.num_free_blocks, self.num_cached_blocks, 0)
+        out = np.empty(needed, INT32)
+        if num_tokens == 0:
             return out
-        written = append.allocate_for_tokens(self._arena, number, count, out)
+        written = append.allocate_for_tokens(self._arena, seq_id, num_tokens, out)
         if written < 0:
             self._fail(written, "seq_id", seq_id)
-        return out[:written]
+        return out if written == needed else out[:written]
 
     def append_token(self, seq_id: int) -> int:
         """Append one token to a sequence, opening it if unknown.
@@ -184,10 +193,19 @@ class PagedKVCache(NamedPrefixes):
         call = append.append_by_handle if by_handle else append.append_by_id
         written = call(self._arena, batch, numbers, out)
         if written < 0:
-            at = int(self._runtime["detail"][0])
-            blamed = batch[at] if at < batch.size else "a batch"
-            self._fail(written, f"sequences[{at}]", blamed)
+            self._fail_batch(written, batch, numbers, out.size)
         return out[:written]
+
+    def _fail_batch(
+        self, status: int, batch: npt.NDArray[Any], counts: npt.NDArray[np.int32], room: int
+    ) -> NoReturn:
+        """Blame what refused a batch: a position in it, or its output."""
+        at = int(self._runtime["detail"][0])
+        if status == OUT_TOO_SMALL:
+            self._fail(status, "out", room)
+        if status == NEGATIVE_COUNT:
+            self._fail(status, f"counts[{at}]", counts[at if counts.size > 1 else 0])
+        self._fail(status, f"sequences[{at}]", batch[at] if at < batch.size else "a batch")
 
     def _bounded(self, total: int, size: int) -> int:
         """Bound an output by what can succeed: the kernel refuses the rest, not the allocator."""
@@ -227,7 +245,7 @@ class PagedKVCache(NamedPrefixes):
         """
         number = check_id("seq_id", seq_id)
         hashes = check_hashes("block_hashes", block_hashes)
-        block_size = self.config.block_size
+        block_size = self._block_size
         if num_tokens is None:
             tokens = hashes.size * block_size
         else:

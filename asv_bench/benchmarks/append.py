@@ -32,7 +32,7 @@ track_append_token.unit = "ns/call"
 
 
 def track_busy_thread():
-    return busy_thread_ratio(100)
+    return min(busy_thread_ratio(100) for _ in range(3))
 
 
 track_busy_thread.unit = "p99 / p50 alone"

@@ -3,7 +3,7 @@
 import numpy as np
 
 from nbkv._intrinsics import prefetch
-from nbkv._jit import entry, kernel
+from nbkv._jit import entry, kernel, outlined_kernel
 from nbkv.kernels.holding import make_room
 from nbkv.kernels.index import find_row, mix_tag
 from nbkv.kernels.rows import has_room, open_row, row_of
@@ -35,7 +35,7 @@ _NOT_IN_BATCH = 255 - IN_BATCH
 _AHEAD = 12
 
 
-@kernel
+@outlined_kernel
 def write_tokens(state: State, seq_id: int, num_tokens: int) -> int:
     """Append tokens to one sequence, opening it if unknown.
 
@@ -214,7 +214,7 @@ def undo_rows(state: State, size: int, status: int) -> int:
     return status
 
 
-@kernel
+@outlined_kernel
 def _write_batch(state: State, size: int, needed: int, counts: Records, out: Records) -> int:
     """Carry a marked batch out; returns the slots written."""
     begin_report(state)
@@ -278,6 +278,7 @@ def append_by_handle(arena: Arena, handles: Records, counts: Records, out: Recor
         needed += wanted
     status = np.int64(check_room(state, needed))
     if status == 0 and total > out.size:
+        state.runtime["detail"][0] = total
         status = np.int64(OUT_TOO_SMALL)
     if status < 0:
         return undo_rows(state, handles.size, status)
@@ -322,6 +323,7 @@ def append_by_id(arena: Arena, seq_ids: Records, counts: Records, out: Records) 
         needed += wanted
     status = np.int64(check_room(state, needed))
     if status == 0 and total > out.size:
+        state.runtime["detail"][0] = total
         status = np.int64(OUT_TOO_SMALL)
     if status < 0:
         return undo_rows(state, seq_ids.size, status)

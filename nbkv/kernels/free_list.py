@@ -2,9 +2,12 @@
 
 import numpy as np
 
+from nbkv._intrinsics import prefetch
 from nbkv._jit import kernel
 from nbkv.kernels.state import Records, State
 from nbkv.layout import FREE, HELD, NO_BLOCK, NO_ROW
+
+_AHEAD = 8
 
 
 @kernel
@@ -73,8 +76,12 @@ def allocate_run(state: State, out: Records, start: int, count: int, num_tokens:
         out[start + i] = fresh + i
     header["num_fresh_blocks"][0] = fresh + num_fresh
     if num_fresh < count:
+        num_evicted = state.runtime["num_evicted"][0]
         block_id = np.int64(header["free_head"][0])
         for i in range(num_fresh, count):
+            # The list is a chain of misses; what was evicted last mostly stands at its end.
+            if i + _AHEAD < num_evicted:
+                prefetch(blocks, state.evicted[i + _AHEAD])
             after = np.int64(blocks["link"][block_id])
             _start_block(blocks, block_id, order + i + 1, num_tokens)
             out[start + i] = block_id

@@ -4,6 +4,8 @@ Four children share a cache line (16-byte entries), which halves the depth of a 
 heap at the same number of misses a level (LaMarca and Ladner, 1996).
 """
 
+import numpy as np
+
 from nbkv._jit import kernel
 from nbkv.kernels.state import Records, State
 from nbkv.layout import NO_BLOCK
@@ -112,6 +114,31 @@ def heap_remove(state: State, block_id: int) -> None:
         _move(state, child, at)
         at = child
     _sift_up(state, at, primary, secondary, last)
+
+
+@kernel
+def heap_replace_first(state: State, primary: int, secondary: int, block_id: int) -> None:
+    """Put a block where the first one stands, and let it sink to its place.
+
+    Parameters
+    ----------
+    state : State
+        At least one block is in the heap; the first one leaves it.
+    primary, secondary : int
+    block_id : int
+        Not in the heap.
+    """
+    heap = state.heap
+    size = state.header["heap_size"][0]
+    state.blocks["link"][heap["block"][0]] = NO_BLOCK
+    at = np.int64(0)
+    while at * _ARITY + 1 < size:
+        child = _smallest_child(heap, at, size)
+        if not _goes_before(heap, child, primary, secondary):
+            break
+        _move(state, child, at)
+        at = np.int64(child)
+    _place(state, at, primary, secondary, block_id)
 
 
 @kernel

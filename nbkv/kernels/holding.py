@@ -1,6 +1,6 @@
 """The life of a block: held by sequences, cached when let go, evicted for another."""
 
-from nbkv._jit import kernel
+from nbkv._jit import kernel, outlined_kernel
 from nbkv.kernels.free_list import push_free
 from nbkv.kernels.names import drop_name
 from nbkv.kernels.prefix import unindex_block
@@ -51,7 +51,7 @@ def settle_block(state: State, block_id: int) -> None:
         push_free(state, block_id)
 
 
-@kernel
+@outlined_kernel
 def release_column(state: State, base: int, start: int, end: int) -> None:
     """Give back the table entries ``start:end`` of one sequence.
 
@@ -116,7 +116,7 @@ def evict_block(state: State) -> int:
     return victim
 
 
-@kernel
+@outlined_kernel
 def make_room(state: State, num_needed: int) -> None:
     """Evict until `num_needed` blocks are free.
 

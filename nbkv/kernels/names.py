@@ -6,7 +6,7 @@ its leaf is evicted.
 
 import numpy as np
 
-from nbkv._jit import kernel
+from nbkv._jit import kernel, outlined_kernel
 from nbkv.kernels.free_list import push_free
 from nbkv.kernels.index import insert_slot, mix_tag, remove_slot
 from nbkv.kernels.prefix import link_child, unlink_child
@@ -63,7 +63,7 @@ def _take_name(state: State) -> int:
     return name
 
 
-@kernel
+@outlined_kernel
 def drop_name(state: State, name: int, victim: int) -> None:
     """Forget a name; blocks nothing else keeps go to the free list head first.
 

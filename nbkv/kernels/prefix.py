@@ -7,7 +7,7 @@ no held child and a chain has no hole.
 
 import numpy as np
 
-from nbkv._jit import kernel
+from nbkv._jit import kernel, outlined_kernel
 from nbkv.kernels.index import insert_slot, mix_tag, remove_slot
 from nbkv.kernels.state import Records, State
 from nbkv.kernels.victim import touch_leaf
@@ -158,7 +158,7 @@ def find_child(state: State, parent: int, key: int, num_tokens: int, partial: bo
     return best
 
 
-@kernel
+@outlined_kernel
 def match_chain(state: State, hashes: Records, num_tokens: int) -> tuple[int, int, int]:
     """Find the longest cached prefix of caller-made hashes; changes only scratch.
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nbkv._jit import kernel
+from nbkv._jit import kernel, outlined_kernel
 from nbkv.kernels.holding import release_column
 from nbkv.kernels.index import insert_slot, mix_tag, remove_slot
 from nbkv.kernels.state import State
@@ -20,7 +20,7 @@ def has_room(state: State) -> bool:
     return state.header["num_sequences"][0] < state.header["max_sequences"][0]
 
 
-@kernel
+@outlined_kernel
 def open_row(state: State, seq_id: int) -> int:
     """Open an empty sequence.
 
@@ -64,7 +64,7 @@ def open_row(state: State, seq_id: int) -> int:
     return row
 
 
-@kernel
+@outlined_kernel
 def close_row(state: State, row: int) -> None:
     """End a sequence: release its blocks and make its handles stale.
 

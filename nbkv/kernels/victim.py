@@ -8,22 +8,22 @@ heap holds only blocks without linked children, and a parent enters when its las
 
 import numpy as np
 
+from nbkv._intrinsics import prefetch
 from nbkv._jit import kernel
-from nbkv.kernels.heap import heap_first, heap_insert, heap_remove
+from nbkv.kernels.heap import heap_first, heap_insert, heap_remove, heap_replace_first
+from nbkv.kernels.index import mix_tag
 from nbkv.kernels.ring import ring_insert, ring_pop, ring_remove
 from nbkv.kernels.state import State
 from nbkv.layout import CACHED, FIFO, LRU, NO_BLOCK
 
 
 @kernel
-def _rank(state: State, block_id: int) -> None:
+def _rank(state: State, block_id: int) -> tuple[int, int]:
+    """Return what the heap orders a block by, as (primary, secondary)."""
     blocks = state.blocks
     if state.header["policy"][0] == FIFO:
-        heap_insert(state, 0, blocks["alloc_order"][block_id], block_id)
-    else:
-        heap_insert(
-            state, blocks["access_count"][block_id], blocks["last_access"][block_id], block_id
-        )
+        return np.int64(0), np.int64(blocks["alloc_order"][block_id])
+    return np.int64(blocks["access_count"][block_id]), np.int64(blocks["last_access"][block_id])
 
 
 @kernel
@@ -45,7 +45,8 @@ def insert_cached(state: State, block_id: int) -> None:
     if header["policy"][0] == LRU:
         ring_insert(state, block_id)
     elif state.blocks["num_children"][block_id] == 0:
-        _rank(state, block_id)
+        primary, secondary = _rank(state, block_id)
+        heap_insert(state, primary, secondary, block_id)
 
 
 @kernel
@@ -74,7 +75,8 @@ def touch_leaf(state: State, block_id: int) -> None:
     block_id : int
     """
     if state.header["policy"][0] != LRU and state.blocks["link"][block_id] == NO_BLOCK:
-        _rank(state, block_id)
+        primary, secondary = _rank(state, block_id)
+        heap_insert(state, primary, secondary, block_id)
 
 
 @kernel
@@ -95,5 +97,29 @@ def pop_victim(state: State) -> int:
     if state.header["policy"][0] == LRU:
         return ring_pop(state)
     block_id = np.int64(heap_first(state))
-    heap_remove(state, block_id)
+    _prefetch_chain(state, block_id)
+    parent = np.int64(state.blocks["parent"][block_id])
+    num_children = state.blocks["num_children"]
+    if parent != NO_BLOCK and num_children[parent] == 1 and state.blocks["state"][parent] == CACHED:
+        # Its parent is a leaf as soon as it is gone: one sinking instead of two moves.
+        primary, secondary = _rank(state, parent)
+        heap_replace_first(state, primary, secondary, parent)
+    else:
+        heap_remove(state, block_id)
     return block_id
+
+
+@kernel
+def _prefetch_chain(state: State, block_id: int) -> None:
+    """Fetch what the eviction of a victim's parent and grandparent will touch; only a hint."""
+    for i in range(1, min(5, state.header["heap_size"][0])):
+        prefetch(state.blocks, state.heap["block"][i])
+        prefetch(state.keys, state.heap["block"][i])
+    parent = state.blocks["parent"][block_id]
+    if parent != NO_BLOCK:
+        home = mix_tag(state.keys["hash_low"][parent]) & state.header["prefix_index_mask"][0]
+        prefetch(state.prefix_index, home)
+        before = state.blocks["parent"][parent]
+        if before != NO_BLOCK:
+            prefetch(state.blocks, before)
+            prefetch(state.keys, before)

@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from nbkv._jit import kernel
+from nbkv._jit import kernel, outlined_kernel
 from nbkv.kernels.free_list import allocate, allocate_run
 from nbkv.kernels.holding import settle_block
 from nbkv.kernels.state import Records, State
@@ -165,7 +165,7 @@ def _append_full(state: State, row: int, count: int) -> None:
     state.header["total_allocations"][0] += count
 
 
-@kernel
+@outlined_kernel
 def write_row(state: State, row: int, num_tokens: int) -> None:
     """Give a sequence's next tokens their places; the blocks have been counted and are free.
 
@@ -232,7 +232,7 @@ def emit_slots(state: State, row: int, start: int, num_tokens: int, out: Records
         offset += 1
 
 
-@kernel
+@outlined_kernel
 def settle_copies(state: State) -> None:
     """Release the sources of this call's copies that nobody holds any more.
 

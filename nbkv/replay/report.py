@@ -112,19 +112,26 @@ def save_plot(path: str, trace: Trace, runs: list[ReplayRun]) -> None:
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    markers = dict(zip(("lru", "fifo", "frequency"), "o^s", strict=True))
-    for policy in dict.fromkeys(run.policy for run in runs):
+    # The first line is drawn broad: where two policies agree, both can be seen.
+    styles: list[dict[str, Any]] = [
+        {"marker": "o", "linewidth": 4, "alpha": 0.5},
+        {"marker": "^"},
+        {"marker": "s"},
+    ]
+    names = list(dict.fromkeys(run.policy for run in runs))
+    for policy, style in zip(names, styles, strict=False):
         own = sorted((run for run in runs if run.policy == policy), key=lambda run: run.capacity)
         axes.plot(
             [run.capacity for run in own],
             [100 * run.hit_ratio_tokens for run in own],
-            marker=markers.get(policy, "."),
             label=policy,
+            **style,
         )
     ceiling = 100 * trace.ceiling_tokens / trace.total_tokens
     axes.axhline(ceiling, color="0.4", linestyle="--", label=f"infinite cache ({ceiling:.1f} %)")
     _label_axes(axes, trace, sorted({run.capacity for run in runs}))
-    axes.legend(loc="lower right", frameon=False)
+    axes.set_ylim(0, min(100, 1.2 * ceiling) or 1)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, 0.9), frameon=False)
     figure.savefig(path, dpi=110)
 
 
@@ -134,9 +141,8 @@ def _label_axes(axes: Any, trace: Trace, capacities: list[int]) -> None:  # noqa
     axes.set_xticks(capacities)
     axes.set_xticks([], minor=True)
     axes.set_xticklabels(
-        [f"{blocks:,}\n({100 * blocks / trace.num_unique:.3g} %)" for blocks in capacities]
+        [f"{blocks:,}\n({100 * blocks / trace.num_unique:.2g} %)" for blocks in capacities]
     )
-    axes.set_ylim(0, 100)
     axes.set_xlabel(f"capacity in blocks of {trace.block_size} tokens (share of distinct blocks)")
     axes.set_ylabel("tokens found in the cache, %")
     axes.set_title(f"{trace.name}: prefix hits")

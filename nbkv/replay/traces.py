@@ -224,7 +224,7 @@ def _add_line(builder: TraceBuilder, line: bytes, where: str) -> None:
             f"{where}: block_size: {block_size} differs from"
             f" {builder.block_size} in the lines before"
         )
-    hashes = _check_ids(ids, where)
+    hashes = _check_ints(ids, "hash_ids", where, 0, MAX_HASH)
     builder.add(hashes, _weights(row, len(hashes), block_size, where))
 
 
@@ -258,12 +258,7 @@ def _check_count(row: dict[str, Any], field: str, where: str, low: int, high: in
     return value
 
 
-def _check_ids(ids: object, where: str) -> NDArray[np.uint64]:
-    """Check and convert ``hash_ids``."""
-    return _check_ints(ids, "hash_ids", where, 0, MAX_HASH).astype(np.uint64)
-
-
-def _check_ints(values: object, field: str, where: str, low: int, high: int) -> NDArray[Any]:
+def _check_ints(values: object, field: str, where: str, low: int, high: int) -> NDArray[np.uint64]:
     """Check and convert a list of integers, each ``low`` to ``high``."""
     if not isinstance(values, list):
         raise TraceError(f"{where}: {field}: expected a list of integers, got {_describe(values)}")
