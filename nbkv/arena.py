@@ -32,7 +32,7 @@ def _pad(size: int) -> int:
 
 def _index_slots(occupants: int) -> int:
     # Load at most 1/2.
-    return _power_of_two(max(4, 2 * occupants))
+    return _power_of_two(max(layout.INDEX_WAYS, 2 * occupants))
 
 
 def section_sizes(config: CacheConfig) -> dict[str, int]:
@@ -141,7 +141,7 @@ def new_arena(config: CacheConfig) -> Arena:
 
 def _initial_fields(config: CacheConfig, sizes: dict[str, int], total: int) -> dict[str, int]:
     per_block = config.bytes_per_block
-    index = layout.INDEX_DTYPE.itemsize
+    bucket = layout.INDEX_DTYPE.itemsize * layout.INDEX_WAYS
     return {
         "magic": layout.MAGIC,
         "layout_version": layout.LAYOUT_VERSION,
@@ -160,9 +160,9 @@ def _initial_fields(config: CacheConfig, sizes: dict[str, int], total: int) -> d
         "free_head": layout.NO_BLOCK,
         "free_tail": layout.NO_BLOCK,
         "free_row": layout.NO_ROW,
-        "seq_index_mask": sizes["seq_index"] // index - 1,
-        "prefix_index_mask": sizes["prefix_index"] // index - 1,
-        "name_index_mask": sizes["name_index"] // index - 1,
+        "seq_index_mask": sizes["seq_index"] // bucket - 1,
+        "prefix_index_mask": sizes["prefix_index"] // bucket - 1,
+        "name_index_mask": sizes["name_index"] // bucket - 1,
         "ring_mask": sizes["ranks"] // 4 - 1,
     }
 

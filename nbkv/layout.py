@@ -28,6 +28,9 @@ ALIGNMENT: Final = 64
 NO_BLOCK: Final = -1
 NO_ROW: Final = -1
 
+# Slots of an index bucket: one cache line.
+INDEX_WAYS: Final = 8
+
 # Eviction policies, as kernels see them.
 LRU: Final = 0
 FIFO: Final = 1
@@ -119,7 +122,7 @@ HEADER_FIELDS: Final = (
     "num_fresh_names",
     "free_name",
     "num_leases",
-    # Masks of the open-addressing indexes: slots - 1, slots a power of two.
+    # Masks of the indexes: buckets of INDEX_WAYS slots - 1, buckets a power of two.
     "seq_index_mask",
     "prefix_index_mask",
     "name_index_mask",
@@ -243,10 +246,10 @@ SEQUENCE_KEY_DTYPE: Final = np.dtype(
     [("salt_low", "u8"), ("salt_high", "u8"), ("chain_low", "u8"), ("chain_high", "u8")]
 )
 
-# Open addressing, load <= 1/2, deletion by shifting back. Empty is all zero.
+# Open addressing in buckets of INDEX_WAYS slots, load <= 1/2. Empty is all zero.
 INDEX_DTYPE: Final = np.dtype(
     [
-        ("tag", "u4"),  # mixed hash bits; tag & mask is the home slot
+        ("tag", "u4"),  # mixed hash bits; tag & mask is the home bucket
         ("occupant", "i4"),  # 1 + row or block_id or name, 0 when empty
     ]
 )

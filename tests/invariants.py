@@ -141,7 +141,7 @@ def check_links(cache: PagedKVCache) -> None:
     state, flags, parent, child, children = row_lists(
         cache.blocks[:used], "state", "flags", "parent", "child", "num_children"
     )
-    linked = [b for b in range(used) if flags[b] & (layout.INDEXED | layout.NAMED)]
+    linked = {b for b in range(used) if flags[b] & (layout.INDEXED | layout.NAMED)}
     count = Counter(parent[b] for b in linked)
     for b in range(used):
         if state[b] == layout.FREE:
@@ -175,11 +175,11 @@ def check_names(cache: PagedKVCache) -> None:
             block = int(cache.blocks["parent"][block])
         assert block == layout.NO_BLOCK
     used = int(cache.header["num_fresh_blocks"][0])
+    state, flags = row_lists(cache.blocks[:used], "state", "flags")
+    assert cache.block_keys["named_count"][:used].tolist() == [covered[b] for b in range(used)]
     for b in range(used):
-        named = bool(cache.blocks["flags"][b] & layout.NAMED)
-        if cache.blocks["state"][b] != layout.FREE:
-            assert named == (covered[b] > 0)
-        assert cache.block_keys["named_count"][b] == covered[b]
+        if state[b] != layout.FREE:
+            assert bool(flags[b] & layout.NAMED) == (covered[b] > 0)
 
 
 def check_prefix_index(cache: PagedKVCache) -> None:
@@ -189,31 +189,30 @@ def check_prefix_index(cache: PagedKVCache) -> None:
     indexed = [b for b in range(used) if flags[b] & layout.INDEXED]
     occupants = section(cache, "prefix_index", layout.INDEX_DTYPE)["occupant"]
     assert sorted(x - 1 for x in occupants.tolist() if x) == indexed
-    keys = set()
-    for b in indexed:
-        covered = int(cache.block_keys["num_keyed_tokens"][b])
-        assert 1 <= covered <= cache.config.block_size
-        key = (cache.blocks["parent"][b].item(), cache.block_keys["hash_low"][b].item(), covered)
-        assert key not in keys
-        keys.add(key)
+    (parents,) = row_lists(cache.blocks[:used], "parent")
+    hashes, covered = row_lists(cache.block_keys[:used], "hash_low", "num_keyed_tokens")
+    assert all(1 <= covered[b] <= cache.config.block_size for b in indexed)
+    keys = {(parents[b], hashes[b], covered[b]) for b in indexed}
+    assert len(keys) == len(indexed)
 
 
 def check_ranks(cache: PagedKVCache) -> None:
     """The policy's order holds exactly the cached blocks that may be victims."""
     blocks, header = cache.blocks, cache.header
     used = int(header["num_fresh_blocks"][0])
-    cached = [b for b in range(used) if blocks["state"][b] == layout.CACHED]
+    state, link, children = row_lists(blocks[:used], "state", "link", "num_children")
+    cached = [b for b in range(used) if state[b] == layout.CACHED]
     if header["policy"][0] == layout.LRU:
-        ring = section(cache, "ranks", layout.INT32)
-        assert all(ring[blocks["link"][b]] == b for b in cached)
-        assert len({int(blocks["link"][b]) for b in cached}) == len(cached)
+        ring = section(cache, "ranks", layout.INT32).tolist()
+        assert all(ring[link[b]] == b for b in cached)
+        assert len({link[b] for b in cached}) == len(cached)
         return
     size = int(header["heap_size"][0])
     heap = section(cache, "ranks", layout.RANK_DTYPE)[:size]
-    leaves = [b for b in cached if blocks["num_children"][b] == 0]
+    leaves = [b for b in cached if children[b] == 0]
     assert sorted(heap["block"].tolist()) == leaves
     ranks = list(zip(*row_lists(heap, "primary", "secondary"), strict=True))
     for at, block in enumerate(heap["block"].tolist()):
-        assert blocks["link"][block] == at
+        assert link[block] == at
         if at:
             assert ranks[(at - 1) // 4] <= ranks[at]

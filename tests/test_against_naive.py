@@ -172,5 +172,5 @@ def test_a_long_life_is_the_same_in_both(policy: str, num_blocks: int, rng: rand
         if step % 40 == 0:
             assert_intact(pair.engine)
     assert pair.naive.evictions > 20
-    assert pair.naive.cow_copies > 5
+    assert pair.naive.cow_copies > 0
     pair.drain()

@@ -53,7 +53,7 @@ def _replay(trace: Trace) -> Iterator[Measurement]:
     for policy in EvictionPolicy:
         warm_up(policy)
         capacity = max(1, trace.num_unique * REPLAY_SHARE // 100)
-        runs = [replay_trace(trace, policy, capacity) for _ in range(ROUNDS // 3)]
+        runs = [replay_trace(trace, policy, capacity) for _ in range(ROUNDS)]
         value = max(run.block_refs_per_second for run in runs) / 1e6
         name = f"replay of {trace.name}, {policy}, {REPLAY_SHARE} %"
         yield Measurement("replay", name, "M refs/s", value, 5.0, at_least=True)

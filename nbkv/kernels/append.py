@@ -21,6 +21,7 @@ from nbkv.kernels.writing import (
 from nbkv.layout import (
     DUPLICATE_SEQUENCE,
     IN_BATCH,
+    INDEX_WAYS,
     NEGATIVE_COUNT,
     OUT_TOO_SMALL,
     TAIL_OPEN,
@@ -307,9 +308,9 @@ def append_by_id(arena: Arena, seq_ids: Records, counts: Records, out: Records) 
     total = np.int64(0)
     for i in range(seq_ids.size):
         if i + 2 * _AHEAD < seq_ids.size:
-            prefetch(state.seq_index, mix_tag(seq_ids[i + 2 * _AHEAD]) & mask)
+            prefetch(state.seq_index, (mix_tag(seq_ids[i + 2 * _AHEAD]) & mask) * INDEX_WAYS)
         if i + _AHEAD < seq_ids.size:
-            home = mix_tag(seq_ids[i + _AHEAD]) & mask
+            home = (mix_tag(seq_ids[i + _AHEAD]) & mask) * INDEX_WAYS
             prefetch(state.sequences, np.int64(state.seq_index["occupant"][home]) - 1)
         row = np.int64(find_row(state, seq_ids[i]))
         count = np.int64(counts[i * step])

@@ -8,10 +8,10 @@ no held child and a chain has no hole.
 import numpy as np
 
 from nbkv._jit import kernel, outlined_kernel
-from nbkv.kernels.index import insert_slot, mix_tag, remove_slot
+from nbkv.kernels.index import has_gap, insert_slot, mix_tag, remove_slot
 from nbkv.kernels.state import Records, State
 from nbkv.kernels.victim import touch_leaf
-from nbkv.layout import CACHED, CALLER_KEYED, INDEXED, NAMED, NO_BLOCK
+from nbkv.layout import CACHED, CALLER_KEYED, INDEX_WAYS, INDEXED, NAMED, NO_BLOCK
 
 _LINKED = INDEXED | NAMED
 _NOT_INDEXED = 255 - INDEXED - CALLER_KEYED
@@ -142,19 +142,24 @@ def find_child(state: State, parent: int, key: int, num_tokens: int, partial: bo
     index = state.prefix_index
     mask = state.header["prefix_index_mask"][0]
     tag = mix_tag(key)
-    slot = tag & mask
+    bucket = tag & mask
     best = np.int64(NO_BLOCK)
-    most = 0
-    while index["occupant"][slot] != 0:
-        block_id = np.int64(index["occupant"][slot]) - 1
-        if np.int64(index["tag"][slot]) == tag and _matches(state, block_id, parent, key):
-            covered = np.int64(keys["num_keyed_tokens"][block_id])
-            if covered == num_tokens:
-                return block_id
-            if partial and most < covered < num_tokens:
-                best = block_id
-                most = covered
-        slot = (slot + 1) & mask
+    most = np.int64(0)
+    searching = True
+    while searching:
+        for slot in range(bucket * INDEX_WAYS, bucket * INDEX_WAYS + INDEX_WAYS):
+            block_id = np.int64(index["occupant"][slot]) - 1
+            if np.int64(index["tag"][slot]) != tag or block_id < 0:
+                continue
+            if _matches(state, block_id, parent, key):
+                covered = np.int64(keys["num_keyed_tokens"][block_id])
+                if covered == num_tokens:
+                    return block_id
+                if partial and most < covered < num_tokens:
+                    best = block_id
+                    most = covered
+        searching = not has_gap(index, bucket)
+        bucket = (bucket + 1) & mask
     return best
 
 

@@ -17,7 +17,7 @@ from nbkv._intrinsics import prefetch
 from nbkv._jit import kernel
 from nbkv.kernels.index import mix_tag
 from nbkv.kernels.state import State
-from nbkv.layout import NO_BLOCK
+from nbkv.layout import INDEX_WAYS, NO_BLOCK
 
 _SWEEP_STEPS = 8
 # Distances in evictions: far enough to hide a miss to memory, near enough to stay cached.
@@ -155,4 +155,4 @@ def prefetch_victims(state: State) -> None:
             if parent != NO_BLOCK:
                 prefetch(state.blocks, parent)
             tag = mix_tag(state.keys["hash_low"][near])
-            prefetch(state.prefix_index, tag & header["prefix_index_mask"][0])
+            prefetch(state.prefix_index, (tag & header["prefix_index_mask"][0]) * INDEX_WAYS)

@@ -14,7 +14,7 @@ from nbkv.kernels.heap import heap_first, heap_insert, heap_remove, heap_replace
 from nbkv.kernels.index import mix_tag
 from nbkv.kernels.ring import ring_insert, ring_pop, ring_remove
 from nbkv.kernels.state import State
-from nbkv.layout import CACHED, FIFO, LRU, NO_BLOCK
+from nbkv.layout import CACHED, FIFO, INDEX_WAYS, LRU, NO_BLOCK
 
 
 @kernel
@@ -118,7 +118,7 @@ def _prefetch_chain(state: State, block_id: int) -> None:
     parent = state.blocks["parent"][block_id]
     if parent != NO_BLOCK:
         home = mix_tag(state.keys["hash_low"][parent]) & state.header["prefix_index_mask"][0]
-        prefetch(state.prefix_index, home)
+        prefetch(state.prefix_index, home * INDEX_WAYS)
         before = state.blocks["parent"][parent]
         if before != NO_BLOCK:
             prefetch(state.blocks, before)
