@@ -1,7 +1,6 @@
 """`PagedKVCache`: checks arguments, calls one kernel, raises what it refuses."""
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -9,20 +8,15 @@ import numpy.typing as npt
 from nbkv._arguments import (
     ID_MAX,
     check_count,
-    check_counts,
     check_hashes,
     check_id,
-    check_out,
-    check_vector,
     refuse,
 )
-from nbkv._named import NamedPrefixes
+from nbkv._batches import BatchCalls
 from nbkv.errors import OutOfBlocksError
 from nbkv.kernels import append, sequences
 from nbkv.layout import (
     INT32,
-    NEGATIVE_COUNT,
-    OUT_TOO_SMALL,
     SEQUENCE_EXISTS,
     SHARE_TOO_LONG,
     TOO_MANY_SEQUENCES,
@@ -32,7 +26,7 @@ _INT64_MAX = 2**63 - 1
 _BLAMES_NEW_SEQUENCE = (SEQUENCE_EXISTS, TOO_MANY_SEQUENCES)
 
 
-class PagedKVCache(NamedPrefixes):
+class PagedKVCache(BatchCalls):
     """Decides which block of the pool each token of each sequence lives in.
 
     Parameters
@@ -142,75 +136,6 @@ class PagedKVCache(NamedPrefixes):
         if block_id < 0:
             self._fail(block_id, "seq_id", seq_id)
         return block_id
-
-    def append_tokens(
-        self,
-        sequences: npt.NDArray[Any],
-        counts: npt.NDArray[np.int32] | int,
-        out: npt.NDArray[np.int64] | None = None,
-    ) -> npt.NDArray[np.int64]:
-        """Append tokens to a batch of live sequences in one call, all or nothing.
-
-        Parameters
-        ----------
-        sequences : int64 or uint64 array, shape (n,)
-            int64 are handles (`handle`), uint64 are seq_ids.
-        counts : int32 array of shape (n,), or int
-            New tokens of each, or one number for all.
-        out : int64 array, optional
-            Takes the slots; at least sum(counts) long.
-
-        Returns
-        -------
-        int64 array
-            Slots (``block_id * block_size + offset``), sequence after sequence; a view of
-            `out` when given.
-
-        Raises
-        ------
-        UnknownSequenceError, DuplicateSequenceError, OutOfBlocksError, CapacityError
-        ArgumentError
-            A dtype, length or count is wrong.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from nbkv import CacheConfig, PagedKVCache
-        >>> cache = PagedKVCache(CacheConfig(4, 8, 1, 1, 64))
-        >>> handles = np.array([cache.add_sequence(7), cache.add_sequence(8)])
-        >>> cache.append_tokens(handles, 3)
-        array([0, 1, 2, 4, 5, 6])
-        """
-        by_handle = isinstance(sequences, np.ndarray) and sequences.dtype == np.int64
-        kind = np.int64 if by_handle else np.uint64
-        batch = check_vector("sequences", sequences, kind)
-        numbers = check_counts("counts", counts, batch.size)
-        if out is None:
-            total = int(numbers.sum()) * (batch.size if numbers.size == 1 else 1)
-            out = np.empty(self._bounded(total, batch.size), np.int64)
-        else:
-            check_out("out", out, np.int64)
-        call = append.append_by_handle if by_handle else append.append_by_id
-        written = call(self._arena, batch, numbers, out)
-        if written < 0:
-            self._fail_batch(written, batch, numbers, out.size)
-        return out[:written]
-
-    def _fail_batch(
-        self, status: int, batch: npt.NDArray[Any], counts: npt.NDArray[np.int32], room: int
-    ) -> NoReturn:
-        """Blame what refused a batch: a position in it, or its output."""
-        at = int(self._runtime["detail"][0])
-        if status == OUT_TOO_SMALL:
-            self._fail(status, "out", room)
-        if status == NEGATIVE_COUNT:
-            self._fail(status, f"counts[{at}]", counts[at if counts.size > 1 else 0])
-        self._fail(status, f"sequences[{at}]", batch[at] if at < batch.size else "a batch")
-
-    def _bounded(self, total: int, size: int) -> int:
-        """Bound an output by what can succeed: the kernel refuses the rest, not the allocator."""
-        longest = self.config.table_width * self.config.block_size
-        return max(0, min(total, size * longest))
 
     def add_sequence(
         self,

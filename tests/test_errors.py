@@ -119,7 +119,11 @@ REFUSALS: list[tuple[type[Exception], str, Callable[[Cache], Any]]] = [
     ),
     # arrays
     (nbkv.ArgumentError, r"sequences .*int32", lambda c: c.append_tokens(np.ones(1, np.int32), 1)),
-    (nbkv.ArgumentError, r"sequences .*\(1, 1\)", lambda c: c.append_tokens(np.ones((1, 1), U8), 1)),
+    (
+        nbkv.ArgumentError,
+        r"sequences .*\(1, 1\)",
+        lambda c: c.append_tokens(np.ones((1, 1), U8), 1),
+    ),
     (TypeError, r"sequences is a list", lambda c: c.append_tokens([1], 1)),
     (nbkv.ArgumentError, r"counts .*int64", lambda c: c.append_tokens(ids(1), np.array([1]))),
     (

@@ -13,7 +13,9 @@ from support import make_cache, stats_list
 import nbkv
 
 
-def refuse(cache: nbkv.PagedKVCache, kind: type[Exception], call: Callable[..., Any], *args: Any) -> None:
+def refuse(
+    cache: nbkv.PagedKVCache, kind: type[Exception], call: Callable[..., Any], *args: Any
+) -> None:
     """Check that a call is refused and changes nothing."""
     before = cache.state_bytes()
     with pytest.raises(kind):
@@ -367,7 +369,9 @@ def test_d28_only_full_blocks_are_registered() -> None:
     assert cache.stats.cow_copies == 0
 
 
-@pytest.mark.parametrize("field", ["num_blocks", "block_size", "num_layers", "num_kv_heads", "head_dim"])
+@pytest.mark.parametrize(
+    "field", ["num_blocks", "block_size", "num_layers", "num_kv_heads", "head_dim"]
+)
 @pytest.mark.parametrize("value", [0, -1])
 def test_e1_every_size_is_at_least_one(field: str, value: int) -> None:
     sizes = {"block_size": 2, "num_blocks": 4, "num_layers": 1, "num_kv_heads": 1, "head_dim": 8}

@@ -1,39 +1,22 @@
-"""Appending: one token to one sequence, or a batch of counts in one call."""
+"""Appending to one sequence: a token, a number of tokens, an empty block."""
 
 import numpy as np
 
-from nbkv._intrinsics import prefetch
-from nbkv._jit import entry, kernel, outlined_kernel
+from nbkv._jit import entry, outlined_kernel
 from nbkv.kernels.holding import make_room
-from nbkv.kernels.index import find_row, mix_tag
-from nbkv.kernels.rows import has_room, open_row, row_of
+from nbkv.kernels.index import find_row
+from nbkv.kernels.rows import has_room, open_row
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
-from nbkv.kernels.tails import close_tail
 from nbkv.kernels.writing import (
     append_block,
+    append_open,
     check_room,
-    emit_slots,
     plan_row,
     settle_copies,
     undo_row,
     write_row,
 )
-from nbkv.layout import (
-    DUPLICATE_SEQUENCE,
-    IN_BATCH,
-    INDEX_WAYS,
-    NEGATIVE_COUNT,
-    OUT_TOO_SMALL,
-    TAIL_OPEN,
-    TOO_MANY_BLOCKS,
-    TOO_MANY_SEQUENCES,
-    UNKNOWN_SEQUENCE,
-)
-
-_ROW_MASK = 0xFFFFFFFF
-_NOT_IN_BATCH = 255 - IN_BATCH
-# How many sequences ahead their rows are fetched.
-_AHEAD = 12
+from nbkv.layout import TAIL_OPEN, TOO_MANY_BLOCKS, TOO_MANY_SEQUENCES
 
 
 @outlined_kernel
@@ -98,7 +81,7 @@ def append_token(arena: Arena, seq_id: int) -> int:
     if row >= 0 and sequences["flags"][row] & TAIL_OPEN != 0:
         begin_report(state)
         block_id = np.int64(sequences["tail_block"][row])
-        _append_open(state, row, 1)
+        append_open(state, row, 1)
         return block_id
     row = np.int64(write_tokens(state, np.uint64(seq_id), 1))
     if row < 0:
@@ -171,161 +154,3 @@ def allocate_for_tokens(arena: Arena, seq_id: int, num_tokens: int, out: Records
     for i in range(count):
         out[i] = state.tables[first + i]
     return count
-
-
-@kernel
-def _append_open(state: State, row: int, count: int) -> None:
-    """Append to an open tail that has room for all of it."""
-    sequences = state.sequences
-    fill = np.int64(sequences["tail_fill"][row]) + count
-    sequences["tail_fill"][row] = fill
-    sequences["tail_writes"][row] += 1
-    sequences["num_tokens"][row] += count
-    sequences["num_committed"][row] = sequences["num_tokens"][row]
-    if fill == state.header["block_size"][0]:
-        close_tail(state, row)
-
-
-@kernel
-def _mark(state: State, position: int, row: int, count: int) -> int:
-    """Take a sequence into the batch: blocks it needs, or a status."""
-    if row < 0:
-        return row
-    flags = state.sequences["flags"][row]
-    if flags & IN_BATCH != 0:
-        return DUPLICATE_SEQUENCE
-    if count < 0:
-        return NEGATIVE_COUNT
-    needed = np.int64(0)
-    fill = np.int64(state.sequences["tail_fill"][row])
-    if flags & TAIL_OPEN == 0 or fill + count > state.header["block_size"][0]:
-        needed = np.int64(plan_row(state, row, count))
-        if needed < 0:
-            return needed
-    state.sequences["flags"][row] |= np.uint8(IN_BATCH)
-    state.scratch[position] = row
-    return needed
-
-
-@kernel
-def undo_rows(state: State, size: int, status: int) -> int:
-    """Take back the marks of a batch that is refused, and return the reason."""
-    for i in range(size):
-        undo_row(state, state.scratch[i])
-    return status
-
-
-@outlined_kernel
-def _write_batch(state: State, size: int, needed: int, counts: Records, out: Records) -> int:
-    """Carry a marked batch out; returns the slots written."""
-    begin_report(state)
-    make_room(state, needed)
-    sequences = state.sequences
-    block_size = state.header["block_size"][0]
-    step = 1 if counts.size > 1 else 0
-    at = np.int64(0)
-    for i in range(size):
-        row = np.int64(state.scratch[i])
-        count = np.int64(counts[i * step])
-        sequences["flags"][row] &= np.uint8(_NOT_IN_BATCH)
-        fill = np.int64(sequences["tail_fill"][row])
-        is_open = sequences["flags"][row] & TAIL_OPEN != 0
-        if is_open and count > 0 and fill + count <= block_size:
-            first = np.int64(sequences["tail_block"][row]) * block_size + fill
-            _append_open(state, row, count)
-            for j in range(count):
-                out[at + j] = first + j
-        elif count > 0:
-            start = np.int64(sequences["num_tokens"][row])
-            write_row(state, row, count)
-            emit_slots(state, row, start, count, out, at)
-        at += count
-    settle_copies(state)
-    return at
-
-
-@entry("int64(uint8[::1], int64[::1], int32[::1], int64[::1])")
-def append_by_handle(arena: Arena, handles: Records, counts: Records, out: Records) -> int:
-    """Append tokens to a batch of sequences, all or nothing.
-
-    Parameters
-    ----------
-    arena : uint8, C-contiguous
-    handles : int64, shape (n,)
-    counts : int32, shape (n,) or (1,)
-        New tokens of each; one for all when there is one.
-    out : int64
-        Takes the slots, sequence after sequence.
-
-    Returns
-    -------
-    int
-        Slots written, or a status; nothing has changed then, and the runtime's detail says
-        which position was refused, or how many blocks were needed.
-    """
-    state = open_state(arena)
-    step = 1 if counts.size > 1 else 0
-    needed = np.int64(0)
-    total = np.int64(0)
-    for i in range(handles.size):
-        if i + _AHEAD < handles.size:
-            prefetch(state.sequences, handles[i + _AHEAD] & _ROW_MASK)
-        count = np.int64(counts[i * step])
-        wanted = np.int64(_mark(state, i, row_of(state, handles[i]), count))
-        total += count
-        if wanted < 0:
-            state.runtime["detail"][0] = i
-            return undo_rows(state, i, wanted)
-        needed += wanted
-    status = np.int64(check_room(state, needed))
-    if status == 0 and total > out.size:
-        state.runtime["detail"][0] = total
-        status = np.int64(OUT_TOO_SMALL)
-    if status < 0:
-        return undo_rows(state, handles.size, status)
-    return _write_batch(state, handles.size, needed, counts, out)
-
-
-@entry("int64(uint8[::1], uint64[::1], int32[::1], int64[::1])")
-def append_by_id(arena: Arena, seq_ids: Records, counts: Records, out: Records) -> int:
-    """Append tokens to a batch of sequences named by seq_id: see `append_by_handle`.
-
-    Parameters
-    ----------
-    arena : uint8, C-contiguous
-    seq_ids : uint64, shape (n,)
-    counts : int32, shape (n,) or (1,)
-    out : int64
-
-    Returns
-    -------
-    int
-    """
-    state = open_state(arena)
-    mask = state.header["seq_index_mask"][0]
-    step = 1 if counts.size > 1 else 0
-    needed = np.int64(0)
-    total = np.int64(0)
-    for i in range(seq_ids.size):
-        if i + 2 * _AHEAD < seq_ids.size:
-            prefetch(state.seq_index, (mix_tag(seq_ids[i + 2 * _AHEAD]) & mask) * INDEX_WAYS)
-        if i + _AHEAD < seq_ids.size:
-            home = (mix_tag(seq_ids[i + _AHEAD]) & mask) * INDEX_WAYS
-            prefetch(state.sequences, np.int64(state.seq_index["occupant"][home]) - 1)
-        row = np.int64(find_row(state, seq_ids[i]))
-        count = np.int64(counts[i * step])
-        if row < 0:
-            row = np.int64(UNKNOWN_SEQUENCE)
-        wanted = np.int64(_mark(state, i, row, count))
-        total += count
-        if wanted < 0:
-            state.runtime["detail"][0] = i
-            return undo_rows(state, i, wanted)
-        needed += wanted
-    status = np.int64(check_room(state, needed))
-    if status == 0 and total > out.size:
-        state.runtime["detail"][0] = total
-        status = np.int64(OUT_TOO_SMALL)
-    if status < 0:
-        return undo_rows(state, seq_ids.size, status)
-    return _write_batch(state, seq_ids.size, needed, counts, out)

@@ -131,6 +131,27 @@ def fill_tail(state: State, row: int, num_tokens: int) -> int:
 
 
 @kernel
+def append_open(state: State, row: int, count: int) -> None:
+    """Append to an open tail that has room for all of it.
+
+    Parameters
+    ----------
+    state : State
+    row : int
+    count : int
+        At least 1.
+    """
+    sequences = state.sequences
+    fill = np.int64(sequences["tail_fill"][row]) + count
+    sequences["tail_fill"][row] = fill
+    sequences["tail_writes"][row] += 1
+    sequences["num_tokens"][row] += count
+    sequences["num_committed"][row] = sequences["num_tokens"][row]
+    if fill == state.header["block_size"][0]:
+        close_tail(state, row)
+
+
+@kernel
 def append_block(state: State, row: int) -> int:
     """Allocate a block at the end of a table.
 

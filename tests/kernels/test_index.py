@@ -7,8 +7,9 @@ import pytest
 from support import make_cache
 
 from nbkv._jit import kernel
-from nbkv.kernels.index import WAYS, insert_slot, mix_tag, remove_slot
+from nbkv.kernels.index import insert_slot, mix_tag, remove_slot
 from nbkv.layout import INDEX_DTYPE
+from nbkv.layout import INDEX_WAYS as WAYS
 
 
 @kernel
@@ -52,9 +53,7 @@ def assert_all_found(index: np.ndarray, num_buckets: int) -> None:
 
 @pytest.mark.parametrize("num_buckets", [1, 2, 8])
 @pytest.mark.parametrize("num_tags", [1, 3, 40])
-def test_index_holds_what_was_inserted(
-    num_buckets: int, num_tags: int, rng: random.Random
-) -> None:
+def test_index_holds_what_was_inserted(num_buckets: int, num_tags: int, rng: random.Random) -> None:
     index = np.zeros(num_buckets * WAYS, INDEX_DTYPE)
     tags = [rng.randrange(2**32) for _ in range(num_tags)]
     inside: set[tuple[int, int]] = set()
