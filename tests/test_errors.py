@@ -1,4 +1,4 @@
-"""Every refusal: the right kind, a message that names argument, value and range, nothing changed."""
+"""Every refusal: the right kind, a message with argument, value and range, nothing changed."""
 
 import pickle
 import re

@@ -94,7 +94,13 @@ class BruteForce:
             if len(self.blocks) == self.capacity:
                 self.evict()
             parent = hashes[j - 1] if j else None
-            self.blocks[hashes[j]] = dict(parent=parent, holders=1, last=0, uses=0, born=None)
+            self.blocks[hashes[j]] = {
+                "parent": parent,
+                "holders": 1,
+                "last": 0,
+                "uses": 0,
+                "born": None,
+            }
             self.counts["inserts"] += 1
 
     def release(self, hashes: list[int]) -> None:
