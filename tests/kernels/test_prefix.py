@@ -37,8 +37,9 @@ def test_one_hash_under_many_parents_names_many_blocks() -> None:
         cache.free_sequence(100 + root)
     cache.allocate_blocks_for_tokens(999, 2 * (64 - 12))
     assert cache.stats.evictions == 12
-    for root in range(12):
-        cache.add_sequence(200 + root, [root], 1) if root % 2 else None
+    for root in range(1, 12, 2):
+        cache.add_sequence(200 + root, [root, 777])
+        assert cache.num_hit_tokens(200 + root) == 4
     assert_intact(cache)
 
 
