@@ -19,7 +19,8 @@ from nbkv import _jit
 from nbkv.kernels import inspect
 kernel = inspect.find_sequence
 kernel.compile("int64(uint8[::1], uint64)")
-print(_jit.CACHE_DIR, sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))
+stats = kernel.stats
+print(_jit.CACHE_DIR, sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
 
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="without the compiler nothing is cached")
@@ -32,6 +33,7 @@ def probe(folder: Path, package_parent: Path, **environment: str) -> tuple[str, 
         env=os.environ
         | {"NBKV_CACHE_DIR": str(folder), "PYTHONPATH": str(package_parent)}
         | environment,
+        cwd=package_parent,  # -c puts the working directory before PYTHONPATH
         capture_output=True,
         text=True,
         check=False,
@@ -75,7 +77,12 @@ def digest_of(copy: Path) -> str:
     code = "from nbkv import _jit; print(_jit.digest_sources())"
     environment = os.environ | {"PYTHONPATH": str(copy), "NUMBA_DISABLE_JIT": "1"}
     return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.strip()
 
 

@@ -5,9 +5,24 @@ import numpy as np
 from nbkv._intrinsics import prefetch
 from nbkv._jit import kernel
 from nbkv.kernels.state import Records, State
-from nbkv.layout import FREE, HELD, NO_BLOCK, NO_ROW
+from nbkv.layout import BLOCK_DTYPE, FREE, HELD, NO_BLOCK, NO_ROW
 
 _AHEAD = 8
+
+
+def _handed_out() -> Records:
+    record = np.zeros(1, BLOCK_DTYPE)
+    record["ref_count"] = 1
+    record["state"] = HELD
+    record["access_count"] = 1
+    for field in ("link", "parent", "child"):
+        record[field] = NO_BLOCK
+    record["writer"] = NO_ROW
+    return record
+
+
+#: What a block's record says when it has just been handed out.
+_HANDED_OUT = _handed_out()
 
 
 @kernel
@@ -36,17 +51,11 @@ def push_free(state: State, block_id: int) -> None:
 @kernel
 def _start_block(blocks: Records, block_id: int, alloc_order: int, num_tokens: int) -> None:
     """Write the record of a block just handed out, with one reference."""
-    blocks["ref_count"][block_id] = 1
+    generation = blocks["generation"][block_id]
+    # One copy of a cache line instead of a store a field.
+    blocks[block_id] = _HANDED_OUT[0]
     blocks["num_tokens"][block_id] = num_tokens
-    blocks["state"][block_id] = HELD
-    blocks["flags"][block_id] = 0
-    blocks["generation"][block_id] += 1
-    blocks["link"][block_id] = NO_BLOCK
-    blocks["writer"][block_id] = NO_ROW
-    blocks["parent"][block_id] = NO_BLOCK
-    blocks["child"][block_id] = NO_BLOCK
-    blocks["num_children"][block_id] = 0
-    blocks["access_count"][block_id] = 1
+    blocks["generation"][block_id] = generation + 1
     blocks["alloc_order"][block_id] = alloc_order
 
 

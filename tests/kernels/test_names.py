@@ -6,6 +6,8 @@ import pytest
 from invariants import assert_intact
 from support import make_cache
 
+import nbkv
+
 
 @pytest.mark.parametrize("order", list(itertools.permutations([7, 8, 9])))
 def test_names_of_one_leaf_are_forgotten_one_by_one(order: tuple[int, ...]) -> None:
@@ -46,3 +48,17 @@ def test_a_name_record_is_used_again() -> None:
         assert_intact(cache)
     assert cache.lookup_prefix(19).tolist() == [0, 1]
     assert cache.header["num_fresh_names"][0] == 2
+
+
+def test_a_block_is_under_at_most_32767_names() -> None:
+    cache = make_cache(1, max_named_prefixes=2**15 + 1)
+    cache.allocate_blocks_for_tokens(1, 2)
+    for name in range(2**15 - 1):
+        cache.register_prefix(name, [0])
+    before = cache.state_bytes()
+    with pytest.raises(nbkv.CapacityError, match=r"prefix_hash is 32768.*32767"):
+        cache.register_prefix(32768, [0])
+    assert (cache.state_bytes() == before).all()
+    cache.free_sequence(1)
+    assert cache.allocate_block(2) == 0
+    assert cache.header["num_names"][0] == 0

@@ -58,3 +58,15 @@ def test_a_parent_enters_the_heap_with_its_own_rank_when_its_last_child_goes() -
     assert [cache.allocate_block(9) for _ in range(3)] == [1, 2, 3]
     assert cache.header["heap_size"][0] == 1
     assert cache.allocate_block(9) == 0
+
+
+@pytest.mark.parametrize("policy", ["fifo", "frequency"])
+def test_a_parent_enters_the_heap_when_its_last_child_loses_its_name(policy: str) -> None:
+    cache = make_cache(3, eviction_policy=policy)
+    cache.add_sequence(1, chain_hashes([0]), 4)  # one indexed block, then a private one
+    cache.register_prefix(7, [0, 1])
+    cache.free_sequence(1)
+    assert cache.header["heap_size"][0] == 1
+    cache.unregister_prefix(7)
+    assert (cache.header["heap_size"][0], cache.num_cached_blocks) == (1, 1)
+    assert cache.allocate_blocks_for_tokens(2, 6).tolist() == [2, 1, 0]
