@@ -178,11 +178,14 @@ def random_step(pair: Pair, rng: random.Random) -> None:
     elif choice < 0.80:
         rewrite(pair, rng.randrange(20), rng.randrange(8), rng.randrange(4))
     elif choice < 0.86:
-        register_what_is_full(pair, rng.randrange(12), rng.randrange(20), rng.randrange(2))
+        pick = rng.randrange(20)
+        register_what_is_full(pair, rng.randrange(30), pick, rng.randrange(2))
+        if rng.random() < 0.3:
+            rewrite(pair, pick, rng.randrange(8), 1)
     elif choice < 0.91:
-        pair.do("attach_prefix", rng.randrange(12), rng.randrange(20))
+        pair.do("attach_prefix", rng.randrange(30), rng.randrange(20))
     elif choice < 0.94:
-        pair.do("unregister_prefix", rng.randrange(12))
+        pair.do("unregister_prefix", rng.randrange(30))
     else:
         pair.do("allocate_blocks_for_tokens", seq_id, rng.randrange(1, 3 * size))
 

@@ -48,6 +48,19 @@ def _find_slot(index: Records, start: int, occupant: int) -> int:
 
 
 @kernel
+def _find_with_gaps(index: Records, start: int, occupant: int) -> tuple[int, int]:
+    """Find an occupant's slot in a bucket, or -1, and count the empty slots on the way."""
+    found = np.int64(-1)
+    gaps = np.int64(0)
+    for i in range(INDEX_WAYS):
+        here = index["occupant"][start + i]
+        if here == occupant:
+            found = np.int64(start + i)
+        gaps += 1 if here == 0 else 0
+    return found, gaps
+
+
+@kernel
 def insert_slot(index: Records, mask: int, tag: int, occupant: int) -> None:
     """Add an occupant; equal tags may coexist.
 
@@ -81,11 +94,11 @@ def remove_slot(index: Records, mask: int, tag: int, occupant: int) -> None:
         As it was inserted.
     """
     bucket = tag & mask
-    slot = np.int64(_find_slot(index, bucket * INDEX_WAYS, occupant + 1))
+    slot, gaps = _find_with_gaps(index, bucket * INDEX_WAYS, occupant + 1)
     while slot < 0:
         bucket = (bucket + 1) & mask
-        slot = np.int64(_find_slot(index, bucket * INDEX_WAYS, occupant + 1))
-    if not has_gap(index, bucket):
+        slot, gaps = _find_with_gaps(index, bucket * INDEX_WAYS, occupant + 1)
+    if gaps == 0:
         slot = np.int64(_shift_back(index, mask, bucket, slot))
     index["tag"][slot] = 0
     index["occupant"][slot] = 0

@@ -59,3 +59,24 @@ def test_the_newest_reused_again_and_again_leaves_the_oldest_in_place() -> None:
             remove_one(arena, block)
             insert_one(arena, block)
     assert [pop_one(arena) for _ in range(32)] == [*range(29), 31, 30, 29]
+
+
+@pytest.mark.parametrize("num_blocks", [2, 5, 33])
+def test_a_sweep_may_be_overtaken_at_any_moment(num_blocks: int, rng: random.Random) -> None:
+    arena = make_cache(num_blocks)._arena
+    order: dict[int, None] = {}
+    for _ in range(30 if INTERPRETED else 200):
+        for block in set(range(num_blocks)) - set(order):
+            insert_one(arena, block)
+            order[block] = None
+        # The oldest holds the head while the others go round, until a sweep runs.
+        for _ in range(rng.randrange(150)):
+            block = rng.choice(list(order)[1:])
+            remove_one(arena, block)
+            insert_one(arena, block)
+            del order[block]
+            order[block] = None
+        for _ in range(rng.randrange(1, num_blocks + 1)):
+            block = next(iter(order))
+            assert pop_one(arena) == block
+            del order[block]

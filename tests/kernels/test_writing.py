@@ -8,23 +8,33 @@ from support import make_cache
 import nbkv
 
 
-def test_marks_of_a_refused_batch_are_taken_back() -> None:
+@pytest.mark.parametrize("by_handle", [False, True])
+def test_marks_of_a_refused_batch_are_taken_back(by_handle: bool) -> None:
     cache = make_cache(4, 4)
     cache.allocate_blocks_for_tokens(1, 6)
-    cache.fork(1, 2)
-    cache.fork(1, 3)
-    batch = np.array([1, 2, 3], np.uint64)
-    for counts in ([1, 1, 9], [1, 2, 2**31 - 1]):
+    for seq_id in (2, 3, 8):
+        cache.fork(1, seq_id)
+    handles = {s: cache.handle(s) for s in (1, 2, 3, 8)}
+    cache.free_sequence(8)
+
+    def append(*seq_ids: int, counts: list[int], room: int = 99) -> np.ndarray:
+        out, numbers = np.empty(room, np.int64), np.array(counts, np.int32)
+        if by_handle:
+            return cache.append_tokens(np.array([handles[s] for s in seq_ids]), numbers, out)
+        return cache.append_tokens(np.array(seq_ids, np.uint64), numbers, out)
+
+    for seq_ids, counts, room in [
+        ((1, 2, 3), [1, 1, 9], 99),
+        ((1, 2, 3), [1, 2, 2**31 - 1], 99),
+        ((1, 2, 3), [1, 1, 1], 2),
+        ((1, 2, 8), [1, 1, 1], 99),
+        ((1, 2, 1), [1, 1, 1], 99),
+    ]:
         before = cache.state_bytes()
         with pytest.raises(nbkv.KVCacheError):
-            cache.append_tokens(batch, np.array(counts, np.int32))
+            append(*seq_ids, counts=counts, room=room)
         assert (cache.state_bytes() == before).all()
-    for other in (np.array([1, 2, 9], np.uint64), np.array([1, 2, 1], np.uint64)):
-        before = cache.state_bytes()
-        with pytest.raises(nbkv.KVCacheError):
-            cache.append_tokens(other, 1)
-        assert (cache.state_bytes() == before).all()
-    cache.append_tokens(batch, 1)
+    append(1, 2, 3, counts=[1, 1, 1])
     assert cache.last_copies.tolist() == [[1, 2], [1, 3]]
     assert [cache.block_table(s).tolist() for s in (1, 2, 3)] == [[0, 2], [0, 3], [0, 1]]
     assert_intact(cache)
