@@ -147,3 +147,37 @@ def _prefetch_overload(array: Any, index: Any) -> Any:
         _prefetch(array, index)
 
     return fetch
+
+
+def multiply_high(a: int, b: int) -> int:
+    """Multiply two 64-bit numbers and keep the upper half of the product.
+
+    Parameters
+    ----------
+    a, b : uint64
+
+    Returns
+    -------
+    uint64
+    """
+    return np.uint64((int(a) * int(b)) >> 64)
+
+
+@intrinsic
+def _multiply_high(typingctx: Any, a: Any, b: Any) -> Any:
+    signature = types.uint64(types.uint64, types.uint64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        wide = ir.IntType(128)
+        product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
+        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
+
+    return signature, codegen
+
+
+@overload(multiply_high)
+def _multiply_high_overload(a: Any, b: Any) -> Any:
+    def upper_half(a: Any, b: Any) -> Any:
+        return _multiply_high(a, b)
+
+    return upper_half
