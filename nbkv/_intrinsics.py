@@ -15,47 +15,63 @@ Array = npt.NDArray[Any]
 _BYTES = ir.IntType(8).as_pointer()
 
 
-class StateType(types.Type):
-    """What compiled code passes as a `nbkv.kernels.state.State`: its arena's address."""
+class AddressType(types.Type):
+    """What compiled code passes instead of a tuple of views: the address of their bytes."""
 
     def __init__(self) -> None:
-        super().__init__(name="nbkv.State")
+        super().__init__(name=f"nbkv.{type(self).__name__}")
 
 
-_STATE = StateType()
+class StateType(AddressType):
+    """A `nbkv.kernels.state.State`: its arena's address."""
 
 
-@register_model(StateType)
-class _StateModel(models.PrimitiveModel):
+class StepType(AddressType):
+    """A `nbkv.kernels.buffers.Step`: its step buffers' address."""
+
+
+class _AddressModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, _BYTES)
 
 
-@intrinsic
-def _address(typingctx: Any, arena: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source = make_array(signature.args[0])(context, builder, args[0])
-        return builder.bitcast(source.data, _BYTES)
-
-    return _STATE(arena), codegen
+for _kind in (StateType, StepType):
+    register_model(_kind)(_AddressModel)
 
 
-def offer_address(open_state: Callable[..., Any]) -> None:
-    """Compile a function of an arena to the arena's address."""
+def offer_address(kind: type[AddressType], open_views: Callable[..., Any]) -> None:
+    """Compile a function of a uint8 array to the array's address.
 
-    @overload(open_state)
-    def offer(arena: Any) -> Callable[[Any], Any]:
-        def address(arena: Any) -> Any:
-            return _address(arena)
+    Parameters
+    ----------
+    kind : type
+        `StateType` or `StepType`.
+    open_views : callable
+        Interpreted, it gives the tuple of views.
+    """
+    instance = kind()
+
+    @intrinsic
+    def address_of(typingctx: Any, array: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            source = make_array(signature.args[0])(context, builder, args[0])
+            return builder.bitcast(source.data, _BYTES)
+
+        return instance(array), codegen
+
+    @overload(open_views)
+    def offer(array: Any) -> Callable[[Any], Any]:
+        def address(array: Any) -> Any:
+            return address_of(array)
 
         return address
 
 
-def offer_start(name: str, dtype: "np.dtype[Any]") -> None:
+def offer_start(kind: type[AddressType], name: str, dtype: "np.dtype[Any]") -> None:
     """Make ``state.<name>`` compile to a view of the one record at offset 0."""
     end = dtype.itemsize
 
-    @overload_attribute(StateType, name)
+    @overload_attribute(kind, name)
     def offer(state: Any) -> Callable[[Any], Any]:
         def view(state: Any) -> Any:
             return _borrow(state, 0, end, dtype)
@@ -63,11 +79,15 @@ def offer_start(name: str, dtype: "np.dtype[Any]") -> None:
         return view
 
 
-def offer_section(name: str, record: str, section: str, dtype: "np.dtype[Any]") -> None:
+def offer_section(
+    kind: type[AddressType], name: str, record: str, section: str, dtype: "np.dtype[Any]"
+) -> None:
     """Make ``state.<name>`` compile to a view between two offset fields of a record.
 
     Parameters
     ----------
+    kind : type
+        `StateType` or `StepType`.
     name : str
         The attribute.
     record : str
@@ -79,7 +99,7 @@ def offer_section(name: str, record: str, section: str, dtype: "np.dtype[Any]") 
     """
     start, end = f"{section}_start", f"{section}_end"
 
-    @overload_attribute(StateType, name)
+    @overload_attribute(kind, name)
     def offer(state: Any) -> Callable[[Any], Any]:
         def from_header(state: Any) -> Any:
             return _borrow(state, state.header[start][0], state.header[end][0], dtype)

@@ -17,7 +17,6 @@ Arena = npt.NDArray[np.uint8]
 _MIN_RING = 64
 #: Bytes between table rows, so that rows do not share cache sets.
 _TABLE_PADDING = 64
-_MAX_LEASES = 64
 #: Bytes of an arena from which huge pages are asked for.
 _HUGE_FROM = 2**24
 
@@ -66,7 +65,10 @@ def section_sizes(config: CacheConfig) -> dict[str, int]:
         "names": layout.NAME_DTYPE.itemsize * names,
         "name_index": index * _index_slots(names),
         "ranks": ranks,
-        "leases": layout.LEASE_DTYPE.itemsize * _MAX_LEASES,
+        "extras": layout.EXTRA_DTYPE.itemsize * config.extra_capacity,
+        "leases": layout.LEASE_DTYPE.itemsize * config.max_leases,
+        "leased": layout.LEASED_DTYPE.itemsize * config.leased_capacity,
+        "external_holds": layout.INT16.itemsize * blocks,
         "tables": 4 * rows * _table_stride(config),
     }
     return {name: _pad(size) for name, size in sizes.items()}
@@ -77,11 +79,11 @@ def _table_stride(config: CacheConfig) -> int:
 
 
 def _runtime_parts(config: CacheConfig) -> dict[str, int]:
-    scratch = max(config.max_sequences, config.table_width)
+    scratch = config.max_sequences + max(config.max_sequences, config.table_width)
     return {
         "record": _pad(layout.RUNTIME_DTYPE.itemsize),
         "evicted": _pad(4 * config.num_blocks),
-        "copies": _pad(8 * config.max_sequences),
+        "copies": _pad(12 * config.max_sequences),
         "scratch": _pad(4 * scratch),
     }
 
@@ -154,11 +156,22 @@ def _initial_fields(config: CacheConfig, sizes: dict[str, int], total: int) -> d
         "max_sequences": config.max_sequences,
         "max_blocks_per_sequence": config.table_width,
         "max_named_prefixes": config.name_capacity,
-        "max_leases": _MAX_LEASES,
+        "max_leases": config.max_leases,
+        "max_leased_blocks": config.leased_capacity,
+        "max_extra_keys": config.extra_capacity,
+        "run_ahead": int(config.run_ahead),
+        "hit_visibility": int(config.hit_visibility == "completed"),
+        "partial_reuse": int(config.partial_reuse),
+        "dedup": int(config.dedup),
+        "window": config.window or 0,
+        "watermark": config.watermark,
+        "hash_seed": config.hash_seed,
         "table_stride": _table_stride(config),
         "num_free_blocks": config.num_blocks,
         "free_head": layout.NO_BLOCK,
         "free_tail": layout.NO_BLOCK,
+        "fence_head": layout.NO_BLOCK,
+        "fence_tail": layout.NO_BLOCK,
         "free_row": layout.NO_ROW,
         "seq_index_mask": sizes["seq_index"] // bucket - 1,
         "prefix_index_mask": sizes["prefix_index"] // bucket - 1,

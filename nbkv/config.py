@@ -11,6 +11,7 @@ from nbkv.errors import ConfigError
 _INT32_MAX: Final = 2**31 - 1
 _BLOCK_SIZE_MAX: Final = 2**15 - 1
 _DEFAULT_TABLE: Final = 16_384
+VISIBILITIES: Final = ("planned", "completed")
 BYTES_PER_ELEMENT: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "fp8": 1, "int8": 1}
 
 
@@ -50,6 +51,27 @@ class CacheConfig:
         Longest block table; ``min(num_blocks, 16384)`` when omitted.
     max_named_prefixes : int, optional
         Named prefixes registered at once; ``max(1024, num_blocks // 8)`` when omitted.
+    run_ahead : bool
+        Several plans may be in flight; `complete` is then the caller's duty.
+    hit_visibility : str
+        When a committed block may be hit: ``planned`` (by steps planned later: one stream
+        that executes in order) or ``completed`` (once its step is).
+    partial_reuse : bool
+        Also take the beginning of a cached block, by a copy.
+    dedup : bool
+        At commit, let a table take the block that has the same content already.
+    window : int, optional
+        Sliding attention window in tokens: blocks wholly outside leave the table.
+    watermark : int
+        Blocks that admission with ``must_fit`` leaves usable.
+    hash_seed : int
+        Keys the chain hashes, 0 to 2**63 - 1; the same wherever keys are exchanged.
+    max_extra_keys : int, optional
+        Extra keys of all sequences at once; ``max(1024, 4 * max_sequences)`` when omitted.
+    max_leases : int
+        Leases (`PagedKVCache.pin`) at once.
+    max_leased_blocks : int, optional
+        Blocks in all leases at once; ``max(1024, num_blocks // 8)`` when omitted.
 
     Raises
     ------
@@ -72,6 +94,16 @@ class CacheConfig:
     max_sequences: int = 1024
     max_blocks_per_sequence: int | None = None
     max_named_prefixes: int | None = None
+    run_ahead: bool = False
+    hit_visibility: str = "planned"
+    partial_reuse: bool = False
+    dedup: bool = True
+    window: int | None = None
+    watermark: int = 0
+    hash_seed: int = 0
+    max_extra_keys: int | None = None
+    max_leases: int = 1024
+    max_leased_blocks: int | None = None
 
     def __post_init__(self) -> None:
         self._check_int("block_size", 1, _BLOCK_SIZE_MAX)
@@ -86,6 +118,7 @@ class CacheConfig:
         if self.max_named_prefixes is None:
             object.__setattr__(self, "max_named_prefixes", max(1024, self.num_blocks // 8))
         self._check_int("max_named_prefixes", 1, 2**30)
+        self._check_step_fields()
         if self.dtype not in BYTES_PER_ELEMENT:
             raise ConfigError(f"dtype is {self.dtype!r}; allowed: {', '.join(BYTES_PER_ELEMENT)}")
         try:
@@ -96,6 +129,25 @@ class CacheConfig:
                 f"eviction_policy is {self.eviction_policy!r}; allowed: {allowed}"
             ) from None
         object.__setattr__(self, "eviction_policy", policy)
+
+    def _check_step_fields(self) -> None:
+        """Check what only planning, committing and matching by tokens look at."""
+        for name in ("run_ahead", "partial_reuse", "dedup"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be True or False")
+        if self.hit_visibility not in VISIBILITIES:
+            allowed = ", ".join(VISIBILITIES)
+            raise ConfigError(f"hit_visibility is {self.hit_visibility!r}; allowed: {allowed}")
+        if self.window is not None:
+            self._check_int("window", 1, _INT32_MAX)
+        self._check_int("watermark", 0, self.num_blocks)
+        self._check_int("hash_seed", 0, 2**63 - 1)
+        if self.max_extra_keys is None:
+            object.__setattr__(self, "max_extra_keys", max(1024, 4 * self.max_sequences))
+        if self.max_leased_blocks is None:
+            object.__setattr__(self, "max_leased_blocks", max(1024, self.num_blocks // 8))
+        for name in ("max_extra_keys", "max_leases", "max_leased_blocks"):
+            self._check_int(name, 1, 2**30)
 
     def _check_int(self, name: str, low: int, high: int | None) -> None:
         given = getattr(self, name)
@@ -117,6 +169,16 @@ class CacheConfig:
     def name_capacity(self) -> int:
         """Named prefixes at once, never None."""
         return int(self.max_named_prefixes or 0)
+
+    @property
+    def extra_capacity(self) -> int:
+        """Extra keys at once, never None."""
+        return int(self.max_extra_keys or 0)
+
+    @property
+    def leased_capacity(self) -> int:
+        """Blocks in all leases at once, never None."""
+        return int(self.max_leased_blocks or 0)
 
     @property
     def policy_code(self) -> int:

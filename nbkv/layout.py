@@ -3,13 +3,16 @@
 Equations between the counters (``header``), the records and the tables::
 
     num_free_blocks + num_cached_blocks + num_held_blocks == num_blocks
-    num_free_blocks == (num_blocks - num_fresh_blocks) + length of the free list
-    sum(blocks.ref_count) == entries in all tables + external holds
+    num_free_blocks == (num_blocks - num_fresh_blocks) + length of the free list + num_fenced_free
+    num_fenced_blocks == length of the fence queue; num_fenced_free of them are FREE, the rest CACHED
+    sum(blocks.ref_count) == entries in all tables (holes aside) + sum(external_holds)
     sum(blocks.pin_count) == blocks in all leases
     blocks.state == HELD    <=>  ref_count + pin_count >= 1
     blocks.state == CACHED  <=>  not held, and INDEXED or NAMED
     blocks.num_children == number of linked (INDEXED or NAMED) blocks whose parent this is
     sequences.num_blocks >= ceil(sequences.num_tokens / block_size)
+    sequences.num_known <= sequences.num_committed <= sequences.num_tokens
+    completed_step <= num_steps, committed_step <= num_steps
 
 A zeroed arena is a valid empty one, so creating a cache touches one page; whatever lies
 above a watermark (``num_fresh_blocks``, ``num_fresh_rows``, ``num_fresh_names``) is
@@ -21,7 +24,7 @@ from typing import Final
 import numpy as np
 
 MAGIC: Final = 0x0056_4B42_4E00_0001
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 HEADER_BYTES: Final = 1024
 ALIGNMENT: Final = 64
 
@@ -47,6 +50,8 @@ NAMED: Final = 2  # at least one named prefix covers it
 LOADING: Final = 4  # its content is on its way in and must not be hit yet
 DETACHED: Final = 8  # cut from its parent: never matched by a walk
 CALLER_KEYED: Final = 16  # its key is a hash the caller made, a domain of its own
+FENCED: Final = 32  # released under steps still in flight: waits in the fence queue
+HAS_EXTRA: Final = 64  # its key's extra_key is not 0
 
 # States and flags of a sequence row.
 ROW_FREE: Final = 0
@@ -54,6 +59,10 @@ ROW_ACTIVE: Final = 1
 TAIL_OPEN: Final = 1  # may write at tail_fill of tail_block without looking at its record
 IN_BATCH: Final = 2  # seen by the batch call now running (never set between calls)
 COPY_TAIL: Final = 4  # the batch call now running copies its tail (never set between calls)
+UNINDEXABLE: Final = 8  # its blocks must not be indexed any more
+PARTIAL_HIT: Final = 16  # its last block is another's, of which it uses the beginning: copy it
+DEFERRED: Final = 32  # the plan now running leaves it out (never set between calls)
+PREEMPTED: Final = 64  # the plan now running ends it (never set between calls)
 
 # What kernels return instead of raising: a count or an id >= 0, or one of these.
 OK: Final = 0
@@ -73,6 +82,20 @@ UNKNOWN_NAME: Final = -14
 TOO_MANY_TOKENS: Final = -15
 SHARE_TOO_LONG: Final = -16
 NAMED_TOO_OFTEN: Final = -17
+STEP_OUTSTANDING: Final = -18
+STEP_NOT_NEXT: Final = -19
+STEP_UNKNOWN: Final = -20
+STEPS_UNCOMMITTED: Final = -21
+TOKENS_PLANNED: Final = -22
+BAD_ACCEPTED: Final = -23
+BUFFERS_TOO_SMALL: Final = -24
+TOO_MANY_EXTRAS: Final = -25
+TOO_MANY_LEASES: Final = -26
+TOO_MANY_LEASED: Final = -27
+UNKNOWN_LEASE: Final = -28
+TOKENS_MISSING: Final = -29
+PINNED_TOO_OFTEN: Final = -30
+BAD_PARENT: Final = -31
 
 SECTIONS: Final = (
     "runtime",
@@ -86,7 +109,10 @@ SECTIONS: Final = (
     "names",
     "name_index",
     "ranks",
+    "extras",
     "leases",
+    "leased",
+    "external_holds",
     "tables",
 )
 
@@ -101,10 +127,17 @@ HEADER_FIELDS: Final = (
     "policy",
     "num_groups",
     "run_ahead",
+    "hit_visibility",
+    "partial_reuse",
+    "dedup",
+    "window",
+    "watermark",
     "max_sequences",
     "max_blocks_per_sequence",
     "max_named_prefixes",
     "max_leases",
+    "max_leased_blocks",
+    "max_extra_keys",
     "table_stride",
     # Blocks: those below num_fresh_blocks have been handed out at least once.
     "num_fresh_blocks",
@@ -112,8 +145,12 @@ HEADER_FIELDS: Final = (
     "num_cached_blocks",
     "num_held_blocks",
     "num_fenced_blocks",
+    "num_fenced_free",
     "free_head",
     "free_tail",
+    # Blocks waiting for their fence, in the order of their release.
+    "fence_head",
+    "fence_tail",
     # Rows of sequences and of named prefixes, with their free lists.
     "num_sequences",
     "num_fresh_rows",
@@ -122,6 +159,15 @@ HEADER_FIELDS: Final = (
     "num_fresh_names",
     "free_name",
     "num_leases",
+    "num_fresh_leases",
+    "free_lease",
+    "num_leased_blocks",
+    "num_fresh_leased",
+    "free_leased",
+    "num_extra_keys",
+    "num_fresh_extras",
+    "free_extra",
+    "num_external_holds",
     # Masks of the indexes: buckets of INDEX_WAYS slots - 1, buckets a power of two.
     "seq_index_mask",
     "prefix_index_mask",
@@ -131,6 +177,7 @@ HEADER_FIELDS: Final = (
     "alloc_counter",
     "arrivals",
     "num_steps",
+    "committed_step",
     "completed_step",
     # The recency ring (lru) and the rank heap (fifo, frequency), in section ranks.
     "ring_mask",
@@ -147,6 +194,7 @@ HEADER_FIELDS: Final = (
     "cache_misses",
     "evictions",
     "cow_copies",
+    "preemptions",
     # Keys the chain hashes.
     "hash_seed",
     # Byte offsets of each section, its end excluded.
@@ -157,8 +205,9 @@ HEADER_FIELDS: Final = (
 HEADER_DTYPE: Final = np.dtype([(name, "i8") for name in HEADER_FIELDS])
 
 # What is excluded from digests and from byte comparison: reports of the latest call and
-# scratch. The arrays evicted (int32, num_blocks), copies (int32, max_sequences x 2) and
-# scratch (int32, max(max_sequences, max_blocks_per_sequence)) follow this record.
+# scratch. The arrays evicted (int32, num_blocks), copies (int32, max_sequences x 3: source,
+# destination, tokens kept) and scratch (int32, max_sequences + max(max_sequences,
+# max_blocks_per_sequence)) follow this record.
 RUNTIME_DTYPE: Final = np.dtype(
     [
         ("writer", "i8"),  # process id of the writer, 0 when none
@@ -182,6 +231,7 @@ RUNTIME_DTYPE: Final = np.dtype(
 # One cache line. link and writer mean something in one state only:
 #   FREE: link = next on the free list; CACHED: link = slot in the ring or in the heap
 #   (NO_BLOCK when not in the heap); HELD: writer = row that has it as its open tail.
+#   FENCED (FREE or CACHED): link = next, writer = the one before in the fence queue.
 # An open tail's num_tokens and access_count lag behind: the valid tokens are the writer's
 # tail_fill, and tail_writes is still to be added. They are settled when the tail closes.
 BLOCK_DTYPE: Final = np.dtype(
@@ -190,7 +240,7 @@ BLOCK_DTYPE: Final = np.dtype(
         ("pin_count", "i2"),  # leases that cover it
         ("num_tokens", "i2"),  # valid tokens, 0..block_size
         ("state", "i1"),  # FREE, HELD, CACHED
-        ("flags", "u1"),  # INDEXED | NAMED | LOADING | DETACHED | CALLER_KEYED
+        ("flags", "u1"),  # INDEXED | NAMED | LOADING | DETACHED | CALLER_KEYED | FENCED | HAS_EXTRA
         ("group", "u1"),  # layer group, 0
         ("priority", "i1"),  # reserved for soft priorities, 0
         ("generation", "i4"),  # how often it was handed out (wraps)
@@ -224,8 +274,8 @@ SEQUENCE_DTYPE: Final = np.dtype(
     [
         ("seq_id", "u8"),  # the caller's name
         ("num_tokens", "i4"),  # tokens that have a slot (planned)
-        ("num_committed", "i4"),  # tokens whose K/V is there
-        ("num_indexed", "i4"),  # tokens in indexed blocks, from position 0
+        ("num_committed", "i4"),  # tokens whose K/V is there, or will be in stream order
+        ("num_known", "i4"),  # tokens whose ids are recorded, from position 0
         ("num_blocks", "i4"),  # entries of its table
         ("num_hit_tokens", "i4"),  # tokens found by prefix at admission
         ("first_block", "i4"),  # first table column inside the window, 0
@@ -233,17 +283,34 @@ SEQUENCE_DTYPE: Final = np.dtype(
         ("tail_writes", "i4"),  # TAIL_OPEN: calls that wrote, not yet in access_count
         ("generation", "i4"),  # >= 1 once used; part of the handle
         ("last_step", "i4"),  # step that last planned for it
+        ("void_step", "i4"),  # what steps up to this one planned and did not commit is void
         ("tail_fill", "i2"),  # TAIL_OPEN: offset of the next token, 0..block_size - 1
         ("state", "i1"),  # ROW_FREE, ROW_ACTIVE
-        ("flags", "u1"),  # TAIL_OPEN | IN_BATCH | COPY_TAIL
-        ("owner", "i4"),  # client tag, 0
-        ("arrival", "i8"),  # order of creation
+        ("flags", "u1"),  # TAIL_OPEN | UNINDEXABLE | PARTIAL_HIT | marks of a running call
+        ("arrival", "i8"),  # order of creation, or what the caller said
     ]
 )
 
 # The second line of a sequence row: what only prefix caching by tokens needs.
 SEQUENCE_KEY_DTYPE: Final = np.dtype(
-    [("salt_low", "u8"), ("salt_high", "u8"), ("chain_low", "u8"), ("chain_high", "u8")]
+    [
+        ("salt_low", "u8"),  # tenant and adapter, 0 when none
+        ("salt_high", "u8"),
+        ("owner", "i4"),  # client tag, 0
+        ("first_extra", "i4"),  # 1 + its first extra key, in order of position; 0 when none
+        ("reserved", "i4", (2,)),
+    ]
+)
+
+# What tells apart tokens that look alike, an image's placeholders say: a list a sequence.
+EXTRA_DTYPE: Final = np.dtype(
+    [
+        ("digest", "u8"),
+        ("start", "i4"),  # first token position
+        ("end", "i4"),  # one past the last
+        ("next_extra", "i4"),  # 1 + next of the same sequence (or free record), 0 at the end
+        ("reserved", "i4"),
+    ]
 )
 
 # Open addressing in buckets of INDEX_WAYS slots, load <= 1/2. Empty is all zero.
@@ -275,15 +342,25 @@ RANK_DTYPE: Final = np.dtype(
 
 LEASE_DTYPE: Final = np.dtype(
     [
-        ("lease_id", "i8"),
-        ("owner", "i8"),
-        ("generation", "i4"),
+        ("seq_id", "u8"),  # the sequence it was taken from
+        ("generation", "i4"),  # >= 1 once used; part of the lease
         ("num_blocks", "i4"),
-        ("row", "i4"),  # sequence row it was taken from
-        ("state", "i4"),
+        ("first_leased", "i4"),  # 1 + its first block's record, head first
+        ("next_lease", "i4"),  # free lease: 1 + next free, 0 at the end
+        ("state", "i4"),  # 1 while it lasts
+        ("reserved", "i4"),
     ]
 )
 
+LEASED_DTYPE: Final = np.dtype(
+    [
+        ("block", "i4"),
+        ("next_leased", "i4"),  # 1 + next of the same lease (or free record), 0 at the end
+    ]
+)
+
+INT16: Final = np.dtype(np.int16)
 INT32: Final = np.dtype(np.int32)
+INT64: Final = np.dtype(np.int64)
 
 __all__ = [name for name in dir() if name.isupper() and not name.startswith("_")]

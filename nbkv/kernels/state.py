@@ -11,18 +11,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nbkv._intrinsics import offer_address, offer_section, offer_start
+from nbkv._intrinsics import StateType, offer_address, offer_section, offer_start
 from nbkv._jit import INTERPRETED, kernel
 from nbkv.layout import (
     BLOCK_DTYPE,
     BLOCK_KEY_DTYPE,
+    EXTRA_DTYPE,
     HEADER_DTYPE,
     INDEX_DTYPE,
+    INT16,
     INT32,
+    LEASE_DTYPE,
+    LEASED_DTYPE,
     NAME_DTYPE,
     RANK_DTYPE,
     RUNTIME_DTYPE,
     SEQUENCE_DTYPE,
+    SEQUENCE_KEY_DTYPE,
 )
 
 Arena = npt.NDArray[np.uint8]
@@ -39,13 +44,19 @@ class State(NamedTuple):
     runtime: Records
     blocks: Records
     keys: Records
+    tokens: Records
     sequences: Records
+    sequence_keys: Records
     seq_index: Records
     prefix_index: Records
     names: Records
     name_index: Records
     ring: Records
     heap: Records
+    extras: Records
+    leases: Records
+    leased: Records
+    external_holds: Records
     tables: Records
     evicted: Records
     copies: Records
@@ -56,13 +67,19 @@ class State(NamedTuple):
 _SECTION_OF = {
     "blocks": ("blocks", BLOCK_DTYPE),
     "keys": ("block_keys", BLOCK_KEY_DTYPE),
+    "tokens": ("tokens", INT32),
     "sequences": ("sequences", SEQUENCE_DTYPE),
+    "sequence_keys": ("sequence_keys", SEQUENCE_KEY_DTYPE),
     "seq_index": ("seq_index", INDEX_DTYPE),
     "prefix_index": ("prefix_index", INDEX_DTYPE),
     "names": ("names", NAME_DTYPE),
     "name_index": ("name_index", INDEX_DTYPE),
     "ring": ("ranks", INT32),
     "heap": ("ranks", RANK_DTYPE),
+    "extras": ("extras", EXTRA_DTYPE),
+    "leases": ("leases", LEASE_DTYPE),
+    "leased": ("leased", LEASED_DTYPE),
+    "external_holds": ("external_holds", INT16),
     "tables": ("tables", INT32),
 }
 _RUNTIME_ARRAYS = ("evicted", "copies", "scratch")
@@ -97,29 +114,30 @@ class _Owner:
         return 0
 
 
-def open_state(arena: Arena) -> State:
+def open_state(array: Arena) -> State:
     """View every section of an arena.
 
     Parameters
     ----------
-    arena : uint8, C-contiguous
+    array : uint8, C-contiguous
+        An arena.
 
     Returns
     -------
     State
     """
     # The cached views keep their arena alive, so its address cannot come back as another's.
-    return _views_at(arena.ctypes.data, _Owner(arena))
+    return _views_at(array.ctypes.data, _Owner(array))
 
 
 if not INTERPRETED:
-    offer_address(open_state)
-    offer_start("header", HEADER_DTYPE)
-    offer_section("runtime", "header", "runtime", RUNTIME_DTYPE)
+    offer_address(StateType, open_state)
+    offer_start(StateType, "header", HEADER_DTYPE)
+    offer_section(StateType, "runtime", "header", "runtime", RUNTIME_DTYPE)
     for _name, (_section, _dtype) in _SECTION_OF.items():
-        offer_section(_name, "header", _section, _dtype)
+        offer_section(StateType, _name, "header", _section, _dtype)
     for _name in _RUNTIME_ARRAYS:
-        offer_section(_name, "runtime", _name, INT32)
+        offer_section(StateType, _name, "runtime", _name, INT32)
 
 
 @kernel
