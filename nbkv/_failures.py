@@ -91,8 +91,11 @@ def fail(
     """
     detail = int(runtime["detail"][0])
     if status == layout.OUT_OF_BLOCKS:
-        counters = ("num_free_blocks", "num_cached_blocks", "num_fenced_blocks")
-        free, evictable, fenced = (int(header[counter][0]) for counter in counters)
+        fenced, fenced_free = (
+            int(header[counter][0]) for counter in ("num_fenced_blocks", "num_fenced_free")
+        )
+        free = int(header["num_free_blocks"][0]) - fenced_free
+        evictable = int(header["num_cached_blocks"][0]) - (fenced - fenced_free)
         raise OutOfBlocksError(detail, free, evictable - int(runtime["set_aside"][0]), fenced)
     kind, text = _REASONS[status]
     limits = ("max_sequences", "max_blocks_per_sequence", "max_named_prefixes")

@@ -148,7 +148,8 @@ class ArenaOwner:
     def last_copies(self) -> npt.NDArray[np.int32]:
         """What the latest mutating call copied: int32, shape (n, 2), source and destination."""
         count = int(self._num_copies[0])
-        return self._copies[: 2 * count].reshape(count, 2).copy()
+        rows = self._copies[: layout.COPY_FIELDS * count].reshape(count, layout.COPY_FIELDS)
+        return rows[:, :2].copy()
 
     @property
     def last_evicted(self) -> npt.NDArray[np.int32]:

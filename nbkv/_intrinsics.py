@@ -201,3 +201,49 @@ def _multiply_high_overload(a: Any, b: Any) -> Any:
         return _multiply_high(a, b)
 
     return upper_half
+
+
+def same_ints(a: Array, a_start: int, b: Array, b_start: int, count: int) -> bool:
+    """Compare ``a[a_start : a_start + count]`` with ``b[b_start : b_start + count]``.
+
+    Parameters
+    ----------
+    a, b : int32, one-dimensional, C-contiguous
+    a_start, b_start, count : int
+        Not checked.
+
+    Returns
+    -------
+    bool
+    """
+    return bool((a[a_start : a_start + count] == b[b_start : b_start + count]).all())
+
+
+@intrinsic
+def _same_ints(
+    typingctx: Any, a: Any, a_start: Any, b: Any, b_start: Any, count: Any
+) -> Any:
+    signature = types.boolean(a, types.int64, b, types.int64, types.int64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointers = []
+        for position in (0, 2):
+            source = make_array(signature.args[position])(context, builder, args[position])
+            byte = builder.mul(args[position + 1], source.itemsize)
+            address = cgutils.pointer_add(builder, source.data, byte)
+            pointers.append(builder.bitcast(address, _BYTES))
+        size = builder.mul(args[4], ir.Constant(ir.IntType(64), 4))
+        kind = ir.FunctionType(ir.IntType(32), [_BYTES, _BYTES, ir.IntType(64)])
+        function = cgutils.get_or_insert_function(builder.module, kind, "memcmp")
+        difference = builder.call(function, [*pointers, size])
+        return builder.icmp_unsigned("==", difference, ir.Constant(ir.IntType(32), 0))
+
+    return signature, codegen
+
+
+@overload(same_ints, inline="never")
+def _same_ints_overload(a: Any, a_start: Any, b: Any, b_start: Any, count: Any) -> Any:
+    def same(a: Any, a_start: Any, b: Any, b_start: Any, count: Any) -> Any:
+        return _same_ints(a, a_start, b, b_start, count)
+
+    return same

@@ -85,6 +85,7 @@ def _runtime_parts(config: CacheConfig) -> dict[str, int]:
         "evicted": _pad(4 * config.num_blocks),
         "copies": _pad(12 * config.max_sequences),
         "scratch": _pad(4 * scratch),
+        "hashes": _pad(16 * layout.HASH_RING),
     }
 
 

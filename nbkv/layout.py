@@ -34,6 +34,12 @@ NO_ROW: Final = -1
 # Slots of an index bucket: one cache line.
 INDEX_WAYS: Final = 8
 
+# Numbers of a row of the runtime's copies: source, destination, tokens kept.
+COPY_FIELDS: Final = 3
+
+# Chain hashes computed ahead, at most: a power of two.
+HASH_RING: Final = 32
+
 # Eviction policies, as kernels see them.
 LRU: Final = 0
 FIFO: Final = 1
@@ -89,6 +95,7 @@ STEPS_UNCOMMITTED: Final = -21
 TOKENS_PLANNED: Final = -22
 BAD_ACCEPTED: Final = -23
 BUFFERS_TOO_SMALL: Final = -24
+BELOW_WINDOW: Final = -32
 TOO_MANY_EXTRAS: Final = -25
 TOO_MANY_LEASES: Final = -26
 TOO_MANY_LEASED: Final = -27
@@ -206,8 +213,8 @@ HEADER_DTYPE: Final = np.dtype([(name, "i8") for name in HEADER_FIELDS])
 
 # What is excluded from digests and from byte comparison: reports of the latest call and
 # scratch. The arrays evicted (int32, num_blocks), copies (int32, max_sequences x 3: source,
-# destination, tokens kept) and scratch (int32, max_sequences + max(max_sequences,
-# max_blocks_per_sequence)) follow this record.
+# destination, tokens kept), scratch (int32, max_sequences + max(max_sequences,
+# max_blocks_per_sequence)) and hashes (uint64, HASH_RING x 2) follow this record.
 RUNTIME_DTYPE: Final = np.dtype(
     [
         ("writer", "i8"),  # process id of the writer, 0 when none
@@ -224,7 +231,8 @@ RUNTIME_DTYPE: Final = np.dtype(
         ("copies_end", "i8"),
         ("scratch_start", "i8"),
         ("scratch_end", "i8"),
-        ("reserved", "i8", (2,)),
+        ("hashes_start", "i8"),
+        ("hashes_end", "i8"),
     ]
 )
 
@@ -362,5 +370,6 @@ LEASED_DTYPE: Final = np.dtype(
 INT16: Final = np.dtype(np.int16)
 INT32: Final = np.dtype(np.int32)
 INT64: Final = np.dtype(np.int64)
+UINT64: Final = np.dtype(np.uint64)
 
 __all__ = [name for name in dir() if name.isupper() and not name.startswith("_")]

@@ -5,7 +5,7 @@ import numpy as np
 from nbkv._jit import entry, outlined_kernel
 from nbkv.kernels.holding import make_room
 from nbkv.kernels.index import find_row
-from nbkv.kernels.rows import has_room, open_row
+from nbkv.kernels.rows import has_planned, has_room, open_row
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
 from nbkv.kernels.writing import (
     append_block,
@@ -16,7 +16,7 @@ from nbkv.kernels.writing import (
     undo_row,
     write_row,
 )
-from nbkv.layout import TAIL_OPEN, TOO_MANY_BLOCKS, TOO_MANY_SEQUENCES
+from nbkv.layout import TAIL_OPEN, TOKENS_PLANNED, TOO_MANY_BLOCKS, TOO_MANY_SEQUENCES
 
 
 @outlined_kernel
@@ -44,7 +44,9 @@ def write_tokens(state: State, seq_id: int, num_tokens: int) -> int:
         if state.header["max_blocks_per_sequence"][0] < needed <= state.header["num_blocks"][0]:
             return TOO_MANY_BLOCKS
     else:
-        needed = np.int64(plan_row(state, row, num_tokens))
+        if has_planned(state, row):
+            return TOKENS_PLANNED
+        needed = np.int64(plan_row(state, row, num_tokens, 0))
         if needed < 0:
             return needed
     status = check_room(state, needed)
@@ -57,6 +59,7 @@ def write_tokens(state: State, seq_id: int, num_tokens: int) -> int:
     if row < 0:
         row = np.int64(open_row(state, seq_id))
     write_row(state, row, num_tokens)
+    state.sequences["num_committed"][row] = state.sequences["num_tokens"][row]
     settle_copies(state)
     return row
 
@@ -78,10 +81,11 @@ def append_token(arena: Arena, seq_id: int) -> int:
     state = open_state(arena)
     sequences = state.sequences
     row = np.int64(find_row(state, np.uint64(seq_id)))
-    if row >= 0 and sequences["flags"][row] & TAIL_OPEN != 0:
+    if row >= 0 and sequences["flags"][row] & TAIL_OPEN != 0 and not has_planned(state, row):
         begin_report(state)
         block_id = np.int64(sequences["tail_block"][row])
         append_open(state, row, 1)
+        sequences["num_committed"][row] = sequences["num_tokens"][row]
         return block_id
     row = np.int64(write_tokens(state, np.uint64(seq_id), 1))
     if row < 0:
@@ -112,6 +116,8 @@ def allocate_block(arena: Arena, seq_id: int) -> int:
     if row < 0 and not has_room(state):
         return TOO_MANY_SEQUENCES
     if row >= 0:
+        if has_planned(state, row):
+            return TOKENS_PLANNED
         width = state.header["max_blocks_per_sequence"][0]
         if state.sequences["num_blocks"][row] >= width:
             return TOO_MANY_BLOCKS

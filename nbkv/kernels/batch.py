@@ -6,24 +6,23 @@ from nbkv._intrinsics import prefetch
 from nbkv._jit import entry, kernel, outlined_kernel
 from nbkv.kernels.holding import make_room
 from nbkv.kernels.index import find_row, mix_tag
-from nbkv.kernels.rows import row_of
+from nbkv.kernels.rows import has_planned, row_of
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
 from nbkv.kernels.writing import (
     append_open,
     check_room,
     emit_slots,
-    plan_row,
+    mark_row,
     settle_copies,
-    undo_row,
+    undo_rows,
     write_row,
 )
 from nbkv.layout import (
-    DUPLICATE_SEQUENCE,
     IN_BATCH,
     INDEX_WAYS,
-    NEGATIVE_COUNT,
     OUT_TOO_SMALL,
     TAIL_OPEN,
+    TOKENS_PLANNED,
     UNKNOWN_SEQUENCE,
 )
 
@@ -36,29 +35,15 @@ _AHEAD = 12
 @kernel
 def _mark(state: State, position: int, row: int, count: int) -> int:
     """Take a sequence into the batch: blocks it needs, or a status."""
-    if row < 0:
-        return row
-    flags = state.sequences["flags"][row]
-    if flags & IN_BATCH != 0:
-        return DUPLICATE_SEQUENCE
-    if count < 0:
-        return NEGATIVE_COUNT
-    needed = np.int64(0)
-    fill = np.int64(state.sequences["tail_fill"][row])
-    if flags & TAIL_OPEN == 0 or fill + count > state.header["block_size"][0]:
-        needed = np.int64(plan_row(state, row, count))
-        if needed < 0:
-            return needed
-    state.sequences["flags"][row] |= np.uint8(IN_BATCH)
-    state.scratch[position] = row
-    return needed
+    if row >= 0 and has_planned(state, row):
+        return TOKENS_PLANNED
+    return mark_row(state, position, row, count, 0)
 
 
 @kernel
-def undo_rows(state: State, size: int, status: int) -> int:
+def _refuse(state: State, size: int, status: int) -> int:
     """Take back the marks of a batch that is refused, and return the reason."""
-    for i in range(size):
-        undo_row(state, state.scratch[i])
+    undo_rows(state, 0, size)
     return status
 
 
@@ -87,6 +72,7 @@ def _write_batch(state: State, size: int, needed: int, counts: Records, out: Rec
             write_row(state, row, count)
             emit_slots(state, row, start, count, out, at)
         at += count
+        sequences["num_committed"][row] = sequences["num_tokens"][row]
     settle_copies(state)
     return at
 
@@ -122,14 +108,14 @@ def append_by_handle(arena: Arena, handles: Records, counts: Records, out: Recor
         total += count
         if wanted < 0:
             state.runtime["detail"][0] = i
-            return undo_rows(state, i, wanted)
+            return _refuse(state, i, wanted)
         needed += wanted
     status = np.int64(check_room(state, needed))
     if status == 0 and total > out.size:
         state.runtime["detail"][0] = total
         status = np.int64(OUT_TOO_SMALL)
     if status < 0:
-        return undo_rows(state, handles.size, status)
+        return _refuse(state, handles.size, status)
     return _write_batch(state, handles.size, needed, counts, out)
 
 
@@ -167,12 +153,12 @@ def append_by_id(arena: Arena, seq_ids: Records, counts: Records, out: Records) 
         total += count
         if wanted < 0:
             state.runtime["detail"][0] = i
-            return undo_rows(state, i, wanted)
+            return _refuse(state, i, wanted)
         needed += wanted
     status = np.int64(check_room(state, needed))
     if status == 0 and total > out.size:
         state.runtime["detail"][0] = total
         status = np.int64(OUT_TOO_SMALL)
     if status < 0:
-        return undo_rows(state, seq_ids.size, status)
+        return _refuse(state, seq_ids.size, status)
     return _write_batch(state, seq_ids.size, needed, counts, out)

@@ -4,6 +4,7 @@ import numpy as np
 
 from nbkv._intrinsics import prefetch
 from nbkv._jit import kernel
+from nbkv.kernels.fence import enter_fence
 from nbkv.kernels.state import Records, State
 from nbkv.layout import BLOCK_DTYPE, FREE, HELD, NO_BLOCK, NO_ROW
 
@@ -49,7 +50,30 @@ def push_free(state: State, block_id: int) -> None:
 
 
 @kernel
-def _start_block(blocks: Records, block_id: int, alloc_order: int, num_tokens: int) -> None:
+def release_free(state: State, block_id: int, fenced: bool) -> None:
+    """Make a block FREE that was HELD: to the free list, or to the fence first.
+
+    Parameters
+    ----------
+    state : State
+    block_id : int
+        Its state's counter has been lowered by the caller.
+    fenced : bool
+        From `must_fence`.
+    """
+    if not fenced:
+        push_free(state, block_id)
+        return
+    state.blocks["state"][block_id] = FREE
+    state.blocks["ref_count"][block_id] = 0
+    state.header["num_free_blocks"][0] += 1
+    enter_fence(state, block_id)
+
+
+@kernel
+def _start_block(
+    blocks: Records, block_id: int, alloc_order: int, num_tokens: int, ready_step: int
+) -> None:
     """Write the record of a block just handed out, with one reference."""
     generation = blocks["generation"][block_id]
     # One copy of a cache line instead of a store a field.
@@ -57,6 +81,7 @@ def _start_block(blocks: Records, block_id: int, alloc_order: int, num_tokens: i
     blocks["num_tokens"][block_id] = num_tokens
     blocks["generation"][block_id] = generation + 1
     blocks["alloc_order"][block_id] = alloc_order
+    blocks["ready_step"][block_id] = ready_step
 
 
 @kernel
@@ -78,10 +103,11 @@ def allocate_run(state: State, out: Records, start: int, count: int, num_tokens:
     header = state.header
     blocks = state.blocks
     order = header["alloc_counter"][0]
+    ready = header["completed_step"][0]
     fresh = header["num_fresh_blocks"][0]
     num_fresh = min(count, header["num_blocks"][0] - fresh)
     for i in range(num_fresh):
-        _start_block(blocks, fresh + i, order + i + 1, num_tokens)
+        _start_block(blocks, fresh + i, order + i + 1, num_tokens, ready)
         out[start + i] = fresh + i
     header["num_fresh_blocks"][0] = fresh + num_fresh
     if num_fresh < count:
@@ -92,7 +118,7 @@ def allocate_run(state: State, out: Records, start: int, count: int, num_tokens:
             if i + _AHEAD < num_evicted:
                 prefetch(blocks, state.evicted[i + _AHEAD])
             after = np.int64(blocks["link"][block_id])
-            _start_block(blocks, block_id, order + i + 1, num_tokens)
+            _start_block(blocks, block_id, order + i + 1, num_tokens, ready)
             out[start + i] = block_id
             block_id = after
         header["free_head"][0] = block_id
@@ -130,5 +156,6 @@ def allocate(state: State) -> int:
     header["alloc_counter"][0] += 1
     header["num_free_blocks"][0] -= 1
     header["num_held_blocks"][0] += 1
-    _start_block(state.blocks, block_id, header["alloc_counter"][0], 0)
+    order = header["alloc_counter"][0]
+    _start_block(state.blocks, block_id, order, 0, header["completed_step"][0])
     return block_id

@@ -1,14 +1,17 @@
 """The life of a block: held by sequences, cached when let go, evicted for another."""
 
+import numpy as np
+
 from nbkv._jit import kernel, outlined_kernel
-from nbkv.kernels.free_list import push_free
+from nbkv.kernels.fence import is_past, leave_fence, must_fence
+from nbkv.kernels.free_list import push_free, release_free
 from nbkv.kernels.names import drop_name
 from nbkv.kernels.prefix import unindex_block
 from nbkv.kernels.ring import prefetch_victims
 from nbkv.kernels.state import State
 from nbkv.kernels.tails import close_tail
-from nbkv.kernels.victim import insert_cached, pop_victim, remove_cached
-from nbkv.layout import CACHED, HELD, INDEXED, LRU, NAMED, NO_ROW
+from nbkv.kernels.victim import insert_cached, pop_victim, rank_cached, remove_cached
+from nbkv.layout import CACHED, FREE, HELD, INDEXED, LRU, NAMED, NO_BLOCK, NO_ROW
 
 _LINKED = INDEXED | NAMED
 
@@ -48,7 +51,7 @@ def settle_block(state: State, block_id: int) -> None:
     if state.blocks["flags"][block_id] & _LINKED != 0:
         insert_cached(state, block_id)
     else:
-        push_free(state, block_id)
+        release_free(state, block_id, must_fence(state))
 
 
 @outlined_kernel
@@ -69,19 +72,24 @@ def release_column(state: State, base: int, start: int, end: int) -> None:
     """
     blocks = state.blocks
     tables = state.tables
+    fenced = must_fence(state)
     num_kept = 0
     for column in range(base + start, base + end):
         block_id = tables[column]
+        if block_id == NO_BLOCK:
+            continue
         blocks["ref_count"][block_id] -= 1
         if blocks["ref_count"][block_id] + blocks["pin_count"][block_id] == 0:
             if blocks["flags"][block_id] & _LINKED != 0:
                 num_kept += 1
             else:
                 state.header["num_held_blocks"][0] -= 1
-                push_free(state, block_id)
+                release_free(state, block_id, fenced)
     if num_kept > 0:
         for column in range(base + end - 1, base + start - 1, -1):
             block_id = tables[column]
+            if block_id == NO_BLOCK:
+                continue
             held = blocks["ref_count"][block_id] + blocks["pin_count"][block_id]
             if held == 0 and blocks["state"][block_id] == HELD:
                 state.header["num_held_blocks"][0] -= 1
@@ -104,11 +112,17 @@ def evict_block(state: State) -> int:
     """
     header = state.header
     victim = pop_victim(state)
+    parent = np.int64(state.blocks["parent"][victim])
     if state.blocks["flags"][victim] & INDEXED != 0:
         unindex_block(state, victim)
+    else:
+        state.keys["hash_low"][victim] = np.uint64(0)
+        state.keys["hash_high"][victim] = np.uint64(0)
     push_free(state, victim)
     while state.keys["first_name"][victim] != 0:
         drop_name(state, state.keys["first_name"][victim] - 1, victim)
+    # Meaningless in a FREE block, but until it is handed out the report of a plan can read it.
+    state.blocks["parent"][victim] = parent
     row = state.runtime["num_evicted"][0]
     state.evicted[row] = victim
     state.runtime["num_evicted"][0] = row + 1
@@ -128,7 +142,30 @@ def make_room(state: State, num_needed: int) -> None:
     """
     header = state.header
     lru = header["policy"][0] == LRU
-    while header["num_free_blocks"][0] < num_needed:
+    while header["num_free_blocks"][0] - header["num_fenced_free"][0] < num_needed:
         if lru:
             prefetch_victims(state)
         evict_block(state)
+
+
+@outlined_kernel
+def pass_fence(state: State) -> None:
+    """Let the blocks whose steps are completed out of the fence, in order of their release.
+
+    Parameters
+    ----------
+    state : State
+    """
+    header = state.header
+    blocks = state.blocks
+    block_id = np.int64(header["fence_head"][0])
+    while block_id != NO_BLOCK:
+        if not is_past(blocks["fence_step"][block_id], header["completed_step"][0]):
+            break
+        leave_fence(state, block_id)
+        if blocks["state"][block_id] == FREE:
+            header["num_free_blocks"][0] -= 1
+            push_free(state, block_id)
+        else:
+            rank_cached(state, block_id)
+        block_id = np.int64(header["fence_head"][0])

@@ -10,6 +10,8 @@ from nbkv.kernels.rows import open_row
 from nbkv.kernels.sequences import check_new
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
 from nbkv.layout import (
+    CALLER_KEYED,
+    INDEXED,
     NAME_TAKEN,
     NAMED_TOO_OFTEN,
     NO_BLOCK,
@@ -21,6 +23,7 @@ from nbkv.layout import (
 )
 
 _NAMED_MAX = 2**15 - 1
+_KEYED = INDEXED | CALLER_KEYED
 
 
 @kernel
@@ -30,7 +33,7 @@ def _is_leading(state: State, block_ids: Records) -> bool:
     count = block_ids.size
     tokens = count * state.header["block_size"][0]
     for row in range(state.header["num_fresh_rows"][0]):
-        if sequences["state"][row] != ROW_ACTIVE or sequences["num_tokens"][row] < tokens:
+        if sequences["state"][row] != ROW_ACTIVE or sequences["num_committed"][row] < tokens:
             continue
         base = row * state.header["table_stride"][0]
         same = 0
@@ -147,6 +150,8 @@ def attach_prefix(arena: Arena, name_hash: int, seq_id: int) -> int:
     state.sequences["num_blocks"][row] = count
     state.sequences["num_tokens"][row] = num_tokens
     state.sequences["num_committed"][row] = num_tokens
+    if state.blocks["flags"][state.names["leaf"][name]] & _KEYED == INDEXED:
+        state.sequences["num_known"][row] = num_tokens
     state.header["cache_hits"][0] += 1
     return 0
 

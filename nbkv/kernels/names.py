@@ -12,7 +12,7 @@ from nbkv.kernels.index import insert_slot, mix_tag, remove_slot
 from nbkv.kernels.prefix import link_child, unlink_child
 from nbkv.kernels.state import Records, State
 from nbkv.kernels.victim import remove_cached
-from nbkv.layout import CACHED, FREE, INDEXED, NAMED, NO_BLOCK
+from nbkv.layout import CACHED, FENCED, FREE, INDEXED, NAMED, NO_BLOCK
 
 _LINKED = INDEXED | NAMED
 _NOT_NAMED = 255 - NAMED
@@ -87,7 +87,10 @@ def drop_name(state: State, name: int, victim: int) -> None:
             blocks["flags"][block_id] &= np.uint8(_NOT_NAMED)
             if blocks["flags"][block_id] & INDEXED == 0:
                 loose = blocks["state"][block_id] == CACHED and block_id != victim
-                if loose:
+                if loose and blocks["flags"][block_id] & FENCED != 0:
+                    free_fenced(state, block_id)
+                    loose = False
+                elif loose:
                     remove_cached(state, block_id)
                     blocks["state"][block_id] = FREE
                 unlink_child(state, block_id)
@@ -99,6 +102,22 @@ def drop_name(state: State, name: int, victim: int) -> None:
         after = np.int64(blocks["link"][chain])
         push_free(state, chain)
         chain = after
+
+
+@kernel
+def free_fenced(state: State, block_id: int) -> None:
+    """Make a fenced CACHED block FREE where it waits.
+
+    Parameters
+    ----------
+    state : State
+    block_id : int
+    """
+    header = state.header
+    header["num_cached_blocks"][0] -= 1
+    header["num_free_blocks"][0] += 1
+    header["num_fenced_free"][0] += 1
+    state.blocks["state"][block_id] = FREE
 
 
 @kernel

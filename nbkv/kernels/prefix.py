@@ -11,10 +11,20 @@ from nbkv._jit import kernel, outlined_kernel
 from nbkv.kernels.index import has_gap, insert_slot, mix_tag, remove_slot
 from nbkv.kernels.state import Records, State
 from nbkv.kernels.victim import touch_leaf
-from nbkv.layout import CACHED, CALLER_KEYED, INDEX_WAYS, INDEXED, NAMED, NO_BLOCK
+from nbkv.layout import (
+    CACHED,
+    CALLER_KEYED,
+    DETACHED,
+    HAS_EXTRA,
+    INDEX_WAYS,
+    INDEXED,
+    NAMED,
+    NO_BLOCK,
+)
 
 _LINKED = INDEXED | NAMED
-_NOT_INDEXED = 255 - INDEXED - CALLER_KEYED
+_NOT_INDEXED = 255 - INDEXED - CALLER_KEYED - HAS_EXTRA
+_NOT_DETACHED = 255 - DETACHED
 
 
 @kernel
@@ -47,6 +57,7 @@ def unlink_child(state: State, block_id: int) -> None:
     """
     blocks = state.blocks
     parent = blocks["parent"][block_id]
+    blocks["flags"][block_id] &= np.uint8(_NOT_DETACHED)
     if parent == NO_BLOCK:
         return
     blocks["parent"][block_id] = NO_BLOCK
@@ -55,6 +66,23 @@ def unlink_child(state: State, block_id: int) -> None:
         blocks["child"][parent] = NO_BLOCK
     if blocks["num_children"][parent] == 0 and blocks["state"][parent] == CACHED:
         touch_leaf(state, parent)
+
+
+@kernel
+def detach_block(state: State, block_id: int) -> None:
+    """Cut a held block from a parent that is no longer held with it.
+
+    Parameters
+    ----------
+    state : State
+    block_id : int
+        Linked, not NAMED; it stays linked to its own children, but no walk matches it.
+    """
+    blocks = state.blocks
+    parent = np.int64(blocks["parent"][block_id])
+    if parent != NO_BLOCK:
+        unlink_child(state, block_id)
+        blocks["flags"][block_id] |= np.uint8(DETACHED)
 
 
 @kernel
@@ -106,7 +134,7 @@ def unindex_block(state: State, block_id: int) -> None:
 def _matches(state: State, block_id: int, parent: int, key: int) -> bool:
     if state.blocks["parent"][block_id] != parent:
         return False
-    if state.blocks["flags"][block_id] & CALLER_KEYED == 0:
+    if state.blocks["flags"][block_id] & (CALLER_KEYED | DETACHED) != CALLER_KEYED:
         return False
     return state.keys["hash_low"][block_id] == key
 

@@ -3,11 +3,14 @@
 import numpy as np
 
 from nbkv._jit import kernel, outlined_kernel
+from nbkv.kernels.extras import drop_extras
 from nbkv.kernels.holding import release_column
 from nbkv.kernels.index import insert_slot, mix_tag, remove_slot
 from nbkv.kernels.state import State
 from nbkv.kernels.tails import close_tail
-from nbkv.layout import NO_ROW, ROW_ACTIVE, ROW_FREE, STALE_HANDLE, TAIL_OPEN
+from nbkv.layout import NO_ROW, PARTIAL_HIT, ROW_ACTIVE, ROW_FREE, STALE_HANDLE, TAIL_OPEN
+
+_NOT_PARTIAL = 255 - PARTIAL_HIT
 
 _ROW_BITS = 32
 _ROW_MASK = 0xFFFFFFFF
@@ -50,14 +53,19 @@ def open_row(state: State, seq_id: int) -> int:
     sequences["seq_id"][row] = np.uint64(seq_id)
     sequences["num_tokens"][row] = 0
     sequences["num_committed"][row] = 0
-    sequences["num_indexed"][row] = 0
+    sequences["num_known"][row] = 0
     sequences["num_blocks"][row] = 0
     sequences["num_hit_tokens"][row] = 0
     sequences["first_block"][row] = 0
-    sequences["last_step"][row] = 0
+    sequences["last_step"][row] = header["completed_step"][0]
+    sequences["void_step"][row] = header["completed_step"][0]
     sequences["state"][row] = ROW_ACTIVE
     sequences["flags"][row] = 0
-    sequences["owner"][row] = 0
+    keys = state.sequence_keys
+    keys["salt_low"][row] = 0
+    keys["salt_high"][row] = 0
+    keys["owner"][row] = 0
+    keys["first_extra"][row] = 0
     sequences["arrival"][row] = header["arrivals"][0]
     mask = header["seq_index_mask"][0]
     insert_slot(state.seq_index, mask, mix_tag(np.uint64(seq_id)), row)
@@ -78,7 +86,10 @@ def close_row(state: State, row: int) -> None:
     sequences = state.sequences
     if sequences["flags"][row] & TAIL_OPEN != 0:
         close_tail(state, row)
+    if state.sequence_keys["first_extra"][row] != 0:
+        drop_extras(state, row)
     num_blocks = np.int64(sequences["num_blocks"][row])
+    header["total_deallocations"][0] += num_blocks - np.int64(sequences["first_block"][row])
     release_column(state, row * header["table_stride"][0], 0, num_blocks)
     tag = mix_tag(sequences["seq_id"][row])
     remove_slot(state.seq_index, header["seq_index_mask"][0], tag, row)
@@ -89,6 +100,54 @@ def close_row(state: State, row: int) -> None:
     sequences["tail_block"][row] = header["free_row"][0]
     header["free_row"][0] = row
     header["num_sequences"][0] -= 1
+
+
+@outlined_kernel
+def cut_row(state: State, row: int, num_tokens: int) -> None:
+    """Keep a sequence's first tokens; what was planned and not committed is void.
+
+    Parameters
+    ----------
+    state : State
+    row : int
+        Alive.
+    num_tokens : int
+        At most its committed tokens; 0 or within reach of its window.
+    """
+    sequences = state.sequences
+    if sequences["flags"][row] & TAIL_OPEN != 0:
+        close_tail(state, row)
+    block_size = state.header["block_size"][0]
+    kept = (num_tokens + block_size - 1) // block_size
+    had = np.int64(sequences["num_blocks"][row])
+    if num_tokens % block_size == 0 or kept <= np.int64(sequences["num_tokens"][row]) // block_size:
+        # The block of which it used the beginning is gone.
+        sequences["flags"][row] &= np.uint8(_NOT_PARTIAL)
+    first = np.int64(sequences["first_block"][row])
+    release_column(state, row * state.header["table_stride"][0], kept, had)
+    state.header["total_deallocations"][0] += had - max(kept, min(first, had))
+    sequences["first_block"][row] = min(first, kept)
+    sequences["num_blocks"][row] = kept
+    sequences["num_tokens"][row] = num_tokens
+    sequences["num_committed"][row] = num_tokens
+    sequences["num_known"][row] = min(np.int64(sequences["num_known"][row]), num_tokens)
+    sequences["num_hit_tokens"][row] = min(np.int64(sequences["num_hit_tokens"][row]), num_tokens)
+    sequences["void_step"][row] = state.header["num_steps"][0]
+
+
+@kernel
+def least_tokens(state: State, row: int) -> int:
+    """Return the fewest tokens (0 aside) that a sequence can be cut to: its window has holes."""
+    first = np.int64(state.sequences["first_block"][row])
+    if first == 0:
+        return np.int64(0)
+    return first * state.header["block_size"][0] + state.header["window"][0] - 1
+
+
+@kernel
+def has_planned(state: State, row: int) -> bool:
+    """Tell whether a sequence has tokens that are planned and not committed."""
+    return state.sequences["num_tokens"][row] != state.sequences["num_committed"][row]
 
 
 @kernel

@@ -3,25 +3,32 @@
 import numpy as np
 
 from nbkv._jit import entry, kernel
-from nbkv.kernels.holding import hold_block, make_room, release_column
+from nbkv.kernels.extras import copy_identity, count_extras, extras_reach, num_extra_room
+from nbkv.kernels.holding import hold_block, make_room
 from nbkv.kernels.index import find_row
 from nbkv.kernels.prefix import index_block, match_chain, unindex_block
-from nbkv.kernels.rows import close_row, handle_of, has_room, open_row
+from nbkv.kernels.rows import close_row, cut_row, handle_of, has_room, least_tokens, open_row
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
-from nbkv.kernels.tails import close_tail, must_copy
+from nbkv.kernels.tails import must_copy
 from nbkv.kernels.writing import check_room, mark_copy, settle_copies, write_row
 from nbkv.layout import (
+    BELOW_WINDOW,
     HELD,
     INDEXED,
     NO_BLOCK,
+    PARTIAL_HIT,
     SEQUENCE_EXISTS,
     SHARE_TOO_LONG,
-    TAIL_OPEN,
     TOO_MANY_BLOCKS,
+    TOO_MANY_EXTRAS,
     TOO_MANY_SEQUENCES,
     TOO_MANY_TOKENS,
+    UNINDEXABLE,
     UNKNOWN_SEQUENCE,
 )
+
+_INHERITED = UNINDEXABLE | PARTIAL_HIT
+_NOT_PARTIAL = 255 - PARTIAL_HIT
 
 
 @kernel
@@ -41,8 +48,17 @@ def check_new(state: State, seq_id: int) -> int:
 
 
 @kernel
-def _hold_hits(state: State, row: int, hits: int, num_hit_tokens: int) -> None:
-    """Put the blocks that `match_chain` left in scratch into an empty table."""
+def hold_hits(state: State, row: int, hits: int, num_hit_tokens: int) -> None:
+    """Put the blocks that a match left in scratch into an empty table.
+
+    Parameters
+    ----------
+    state : State
+    row : int
+        An empty sequence.
+    hits, num_hit_tokens : int
+        Blocks, and the tokens of them that are the sequence's.
+    """
     base = row * state.header["table_stride"][0]
     for i in range(hits):
         block_id = state.scratch[i]
@@ -71,7 +87,6 @@ def _index_new(state: State, row: int, hashes: Records, start: int) -> None:
             state, block_id, parent, hashes[i], min(block_size, num_tokens - i * block_size)
         )
         parent = block_id
-    state.sequences["num_indexed"][row] = min(num_tokens, hashes.size * block_size)
 
 
 @kernel
@@ -133,11 +148,12 @@ def add_sequence(arena: Arena, seq_id: int, hashes: Records, num_tokens: int) ->
         return status
     begin_report(state)
     row = np.int64(open_row(state, np.uint64(seq_id)))
-    _hold_hits(state, row, hits, num_hit_tokens)
+    hold_hits(state, row, hits, num_hit_tokens)
     make_room(state, needed)
     if copies:
         mark_copy(state, row, state.scratch[hits - 1])
     write_row(state, row, num_tokens - num_hit_tokens)
+    state.sequences["num_committed"][row] = num_tokens
     _index_new(state, row, hashes, hits - 1 if extended else hits)
     state.sequences["num_hit_tokens"][row] = num_hit_tokens
     settle_copies(state)
@@ -159,7 +175,6 @@ def free_sequence(arena: Arena, seq_id: int) -> int:
     if row < 0:
         return UNKNOWN_SEQUENCE
     begin_report(state)
-    state.header["total_deallocations"][0] += state.sequences["num_blocks"][row]
     close_row(state, row)
     return 0
 
@@ -183,14 +198,21 @@ def share_blocks(state: State, source: int, seq_id: int, num_blocks: int) -> Non
     stride = state.header["table_stride"][0]
     for i in range(num_blocks):
         block_id = state.tables[source * stride + i]
-        hold_block(state, block_id)
+        if block_id != NO_BLOCK:
+            hold_block(state, block_id)
         state.tables[row * stride + i] = block_id
     sequences = state.sequences
     covered = num_blocks * state.header["block_size"][0]
-    num_tokens = min(np.int64(sequences["num_tokens"][source]), covered)
+    num_tokens = min(np.int64(sequences["num_committed"][source]), covered)
     sequences["num_blocks"][row] = num_blocks
     sequences["num_tokens"][row] = num_tokens
     sequences["num_committed"][row] = num_tokens
+    sequences["num_known"][row] = min(np.int64(sequences["num_known"][source]), num_tokens)
+    sequences["first_block"][row] = sequences["first_block"][source]
+    sequences["flags"][row] |= sequences["flags"][source] & np.uint8(_INHERITED)
+    if num_tokens % state.header["block_size"][0] == 0:
+        sequences["flags"][row] &= np.uint8(_NOT_PARTIAL)
+    copy_identity(state, source, row)
     state.header["cache_hits"][0] += 1
 
 
@@ -217,7 +239,7 @@ def share_prefix(arena: Arena, source: int, seq_id: int, num_blocks: int) -> int
     if row < 0:
         return UNKNOWN_SEQUENCE
     block_size = state.header["block_size"][0]
-    num_tokens = np.int64(state.sequences["num_tokens"][row])
+    num_tokens = np.int64(state.sequences["num_committed"][row])
     if num_blocks < 0:
         wanted = (num_tokens + block_size - 1) // block_size
     else:
@@ -227,9 +249,14 @@ def share_prefix(arena: Arena, source: int, seq_id: int, num_blocks: int) -> int
         if wanted == 0 or wanted > available:
             state.runtime["detail"][0] = available
             return SHARE_TOO_LONG
+    if 0 <= wanted * block_size < least_tokens(state, row):
+        state.runtime["detail"][0] = least_tokens(state, row)
+        return BELOW_WINDOW
     status = np.int64(check_new(state, np.uint64(seq_id)))
     if status < 0:
         return status
+    if count_extras(state, row) > num_extra_room(state):
+        return TOO_MANY_EXTRAS
     share_blocks(state, row, np.uint64(seq_id), wanted)
     return 0
 
@@ -256,20 +283,17 @@ def truncate(arena: Arena, seq_id: int, num_tokens: int) -> int:
     row = np.int64(find_row(state, np.uint64(seq_id)))
     if row < 0:
         return UNKNOWN_SEQUENCE
-    if num_tokens > sequences["num_tokens"][row]:
-        state.runtime["detail"][0] = sequences["num_tokens"][row]
+    if num_tokens > sequences["num_committed"][row]:
+        state.runtime["detail"][0] = sequences["num_committed"][row]
         return TOO_MANY_TOKENS
+    least = np.int64(least_tokens(state, row))
+    if 0 < num_tokens < least:
+        # What the window has let go cannot come back.
+        state.runtime["detail"][0] = least
+        return BELOW_WINDOW
     begin_report(state)
-    if sequences["flags"][row] & TAIL_OPEN != 0:
-        close_tail(state, row)
-    block_size = state.header["block_size"][0]
-    kept = (num_tokens + block_size - 1) // block_size
-    had = np.int64(sequences["num_blocks"][row])
-    release_column(state, row * state.header["table_stride"][0], kept, had)
-    state.header["total_deallocations"][0] += had - kept
-    sequences["num_blocks"][row] = kept
-    sequences["num_tokens"][row] = num_tokens
-    sequences["num_committed"][row] = num_tokens
-    sequences["num_indexed"][row] = min(np.int64(sequences["num_indexed"][row]), num_tokens)
-    sequences["num_hit_tokens"][row] = min(np.int64(sequences["num_hit_tokens"][row]), num_tokens)
+    if extras_reach(state, row, num_tokens):
+        # What follows may or may not be the same image: nobody can say under which key.
+        sequences["flags"][row] |= np.uint8(UNINDEXABLE)
+    cut_row(state, row, num_tokens)
     return 0

@@ -28,6 +28,7 @@ from nbkv.layout import (
     RUNTIME_DTYPE,
     SEQUENCE_DTYPE,
     SEQUENCE_KEY_DTYPE,
+    UINT64,
 )
 
 Arena = npt.NDArray[np.uint8]
@@ -61,6 +62,7 @@ class State(NamedTuple):
     evicted: Records
     copies: Records
     scratch: Records
+    hashes: Records
 
 
 #: Where each view begins and ends: the header's or the runtime record's offset fields.
@@ -82,7 +84,7 @@ _SECTION_OF = {
     "external_holds": ("external_holds", INT16),
     "tables": ("tables", INT32),
 }
-_RUNTIME_ARRAYS = ("evicted", "copies", "scratch")
+_RUNTIME_ARRAYS = {"evicted": INT32, "copies": INT32, "scratch": INT32, "hashes": UINT64}
 
 
 @lru_cache(maxsize=8)
@@ -95,9 +97,9 @@ def _views_at(address: int, owner: "_Owner") -> State:
     for name, (section, dtype) in _SECTION_OF.items():
         first, end = int(header[f"{section}_start"][0]), int(header[f"{section}_end"][0])
         views[name] = arena[first:end].view(dtype)
-    for name in _RUNTIME_ARRAYS:
+    for name, dtype in _RUNTIME_ARRAYS.items():
         first, end = int(runtime[f"{name}_start"][0]), int(runtime[f"{name}_end"][0])
-        views[name] = arena[first:end].view(INT32)
+        views[name] = arena[first:end].view(dtype)
     return State(**views)
 
 
@@ -136,8 +138,8 @@ if not INTERPRETED:
     offer_section(StateType, "runtime", "header", "runtime", RUNTIME_DTYPE)
     for _name, (_section, _dtype) in _SECTION_OF.items():
         offer_section(StateType, _name, "header", _section, _dtype)
-    for _name in _RUNTIME_ARRAYS:
-        offer_section(StateType, _name, "runtime", _name, INT32)
+    for _name, _dtype in _RUNTIME_ARRAYS.items():
+        offer_section(StateType, _name, "runtime", _name, _dtype)
 
 
 @kernel

@@ -12,10 +12,10 @@ from nbkv._jit import kernel
 from nbkv.kernels.free_list import allocate
 from nbkv.kernels.prefix import unindex_block
 from nbkv.kernels.state import State
-from nbkv.layout import COPY_TAIL, INDEXED, NAMED, NO_ROW, TAIL_OPEN
+from nbkv.layout import COPY_FIELDS, COPY_TAIL, INDEXED, NAMED, NO_ROW, PARTIAL_HIT, TAIL_OPEN
 
 _NOT_OPEN = 255 - TAIL_OPEN
-_NOT_COPY = 255 - COPY_TAIL
+_NOT_COPY = 255 - COPY_TAIL - PARTIAL_HIT
 
 
 @kernel
@@ -84,9 +84,12 @@ def open_tail(state: State, row: int, column: int, offset: int) -> None:
     writes = 1
     if sequences["flags"][row] & COPY_TAIL != 0:
         sequences["flags"][row] &= np.uint8(_NOT_COPY)
-        block_id = _copy_block(state, block_id, offset)
+        source = block_id
+        block_id = _copy_block(state, source, offset)
         state.tables[entry] = block_id
         writes = 0
+        if sequences["num_known"][row] > column * state.header["block_size"][0]:
+            _copy_tokens(state, block_id, source, offset)
     elif state.blocks["flags"][block_id] & INDEXED != 0:
         if state.keys["num_keyed_tokens"][block_id] > offset:
             unindex_block(state, block_id)
@@ -102,10 +105,20 @@ def _copy_block(state: State, source: int, num_tokens: int) -> int:
     # A copy is not an allocation: the seed counts it in cow_copies alone.
     state.header["cow_copies"][0] += 1
     at = state.runtime["num_copies"][0]
-    state.copies[2 * at] = source
-    state.copies[2 * at + 1] = copy
+    state.copies[COPY_FIELDS * at] = source
+    state.copies[COPY_FIELDS * at + 1] = copy
+    state.copies[COPY_FIELDS * at + 2] = num_tokens
     state.runtime["num_copies"][0] = at + 1
     return copy
+
+
+@kernel
+def _copy_tokens(state: State, block_id: int, source: int, num_tokens: int) -> None:
+    """Copy the ids of a block's first tokens along with their keys and values."""
+    block_size = state.header["block_size"][0]
+    tokens = state.tokens
+    for i in range(num_tokens):
+        tokens[block_id * block_size + i] = tokens[source * block_size + i]
 
 
 @kernel

@@ -10,11 +10,12 @@ import numpy as np
 
 from nbkv._intrinsics import prefetch
 from nbkv._jit import kernel
+from nbkv.kernels.fence import enter_fence, leave_fence, must_fence
 from nbkv.kernels.heap import heap_first, heap_insert, heap_remove, heap_replace_first
 from nbkv.kernels.index import mix_tag
 from nbkv.kernels.ring import ring_insert, ring_pop, ring_remove
 from nbkv.kernels.state import State
-from nbkv.layout import CACHED, FIFO, INDEX_WAYS, LRU, NO_BLOCK
+from nbkv.layout import CACHED, FENCED, FIFO, INDEX_WAYS, LRU, NO_BLOCK
 
 
 @kernel
@@ -42,7 +43,23 @@ def insert_cached(state: State, block_id: int) -> None:
     state.blocks["state"][block_id] = CACHED
     state.blocks["last_access"][block_id] = header["recency"][0]
     state.blocks["link"][block_id] = NO_BLOCK
-    if header["policy"][0] == LRU:
+    if must_fence(state):
+        enter_fence(state, block_id)
+    else:
+        rank_cached(state, block_id)
+
+
+@kernel
+def rank_cached(state: State, block_id: int) -> None:
+    """Let a CACHED block into the policy's order, if it may be a victim.
+
+    Parameters
+    ----------
+    state : State
+    block_id : int
+        CACHED, past the fence.
+    """
+    if state.header["policy"][0] == LRU:
         ring_insert(state, block_id)
     elif state.blocks["num_children"][block_id] == 0:
         primary, secondary = _rank(state, block_id)
@@ -51,7 +68,7 @@ def insert_cached(state: State, block_id: int) -> None:
 
 @kernel
 def remove_cached(state: State, block_id: int) -> None:
-    """Take a CACHED block out of the policy's order; the caller sets its new state.
+    """Take a CACHED block out of the policy's order or the fence; the caller sets its new state.
 
     Parameters
     ----------
@@ -59,7 +76,9 @@ def remove_cached(state: State, block_id: int) -> None:
     block_id : int
     """
     state.header["num_cached_blocks"][0] -= 1
-    if state.header["policy"][0] == LRU:
+    if state.blocks["flags"][block_id] & FENCED != 0:
+        leave_fence(state, block_id)
+    elif state.header["policy"][0] == LRU:
         ring_remove(state, block_id)
     elif state.blocks["link"][block_id] != NO_BLOCK:
         heap_remove(state, block_id)
@@ -74,7 +93,9 @@ def touch_leaf(state: State, block_id: int) -> None:
     state : State
     block_id : int
     """
-    if state.header["policy"][0] != LRU and state.blocks["link"][block_id] == NO_BLOCK:
+    if state.header["policy"][0] == LRU or state.blocks["flags"][block_id] & FENCED != 0:
+        return
+    if state.blocks["link"][block_id] == NO_BLOCK:
         primary, secondary = _rank(state, block_id)
         heap_insert(state, primary, secondary, block_id)
 
@@ -99,14 +120,21 @@ def pop_victim(state: State) -> int:
     block_id = np.int64(heap_first(state))
     _prefetch_chain(state, block_id)
     parent = np.int64(state.blocks["parent"][block_id])
-    num_children = state.blocks["num_children"]
-    if parent != NO_BLOCK and num_children[parent] == 1 and state.blocks["state"][parent] == CACHED:
+    if parent != NO_BLOCK and _becomes_leaf(state, parent):
         # Its parent is a leaf as soon as it is gone: one sinking instead of two moves.
         primary, secondary = _rank(state, parent)
         heap_replace_first(state, primary, secondary, parent)
     else:
         heap_remove(state, block_id)
     return block_id
+
+
+@kernel
+def _becomes_leaf(state: State, parent: int) -> bool:
+    """Tell whether a block may be a victim once one child of it is gone."""
+    blocks = state.blocks
+    cached = blocks["state"][parent] == CACHED and blocks["flags"][parent] & FENCED == 0
+    return cached and blocks["num_children"][parent] == 1
 
 
 @kernel

@@ -6,17 +6,29 @@
 import numpy as np
 
 from nbkv._jit import kernel, outlined_kernel
+from nbkv.kernels.fence import num_usable
 from nbkv.kernels.free_list import allocate, allocate_run
 from nbkv.kernels.holding import settle_block
 from nbkv.kernels.state import Records, State
 from nbkv.kernels.tails import close_tail, must_copy, open_tail, set_tail
-from nbkv.layout import COPY_TAIL, HELD, IN_BATCH, OUT_OF_BLOCKS, TAIL_OPEN, TOO_MANY_BLOCKS
+from nbkv.layout import (
+    COPY_FIELDS,
+    COPY_TAIL,
+    DUPLICATE_SEQUENCE,
+    HELD,
+    IN_BATCH,
+    NEGATIVE_COUNT,
+    OUT_OF_BLOCKS,
+    PARTIAL_HIT,
+    TAIL_OPEN,
+    TOO_MANY_BLOCKS,
+)
 
 _NOT_MARKED = 255 - IN_BATCH - COPY_TAIL
 
 
 @kernel
-def plan_row(state: State, row: int, num_tokens: int) -> int:
+def plan_row(state: State, row: int, num_tokens: int, num_ahead: int) -> int:
     """Count the blocks that a sequence needs for more tokens, and mark a copy.
 
     A tail that must be copied gives its reference back here, so that the last of several
@@ -28,6 +40,8 @@ def plan_row(state: State, row: int, num_tokens: int) -> int:
     row : int
     num_tokens : int
         At least 0.
+    num_ahead : int
+        Tokens behind those for which blocks are wanted, but nothing is written.
 
     Returns
     -------
@@ -38,22 +52,74 @@ def plan_row(state: State, row: int, num_tokens: int) -> int:
     header = state.header
     block_size = header["block_size"][0]
     is_open = sequences["flags"][row] & TAIL_OPEN != 0
-    if num_tokens == 0 or (is_open and sequences["tail_fill"][row] + num_tokens <= block_size):
+    reach = num_tokens + num_ahead
+    if reach == 0 or (is_open and sequences["tail_fill"][row] + reach <= block_size):
         return 0
     present = np.int64(sequences["num_tokens"][row])
     num_blocks = np.int64(sequences["num_blocks"][row])
-    wanted = (present + num_tokens + block_size - 1) // block_size
+    wanted = (present + reach + block_size - 1) // block_size
     # More than the whole pool is for the caller's count of blocks to refuse.
     if header["max_blocks_per_sequence"][0] < wanted <= header["num_blocks"][0]:
         return TOO_MANY_BLOCKS
     needed = max(wanted - num_blocks, 0)
     column = present // block_size
-    if not is_open and column < num_blocks:
+    if num_tokens > 0 and not is_open and column < num_blocks:
         block_id = state.tables[row * header["table_stride"][0] + column]
-        if must_copy(state, block_id, present - column * block_size):
+        partial = sequences["flags"][row] & PARTIAL_HIT != 0
+        if partial or must_copy(state, block_id, present - column * block_size):
             mark_copy(state, row, block_id)
             needed += 1
     return needed
+
+
+@kernel
+def mark_row(state: State, position: int, row: int, num_tokens: int, num_ahead: int) -> int:
+    """Take a sequence into a batch: see `plan_row`.
+
+    Parameters
+    ----------
+    state : State
+    position : int
+        In the batch: where ``scratch`` takes the row.
+    row : int
+        Or a status, which is passed on.
+    num_tokens, num_ahead : int
+
+    Returns
+    -------
+    int
+        Blocks that it needs, or a status; it is not taken then.
+    """
+    if row < 0:
+        return row
+    flags = state.sequences["flags"][row]
+    if flags & IN_BATCH != 0:
+        return DUPLICATE_SEQUENCE
+    if num_tokens < 0:
+        return NEGATIVE_COUNT
+    needed = np.int64(0)
+    reach = np.int64(state.sequences["tail_fill"][row]) + num_tokens + num_ahead
+    if flags & TAIL_OPEN == 0 or reach > state.header["block_size"][0]:
+        needed = np.int64(plan_row(state, row, num_tokens, num_ahead))
+        if needed < 0:
+            return needed
+    state.sequences["flags"][row] |= np.uint8(IN_BATCH)
+    state.scratch[position] = row
+    return needed
+
+
+@kernel
+def undo_rows(state: State, first: int, end: int) -> None:
+    """Take back the marks of a part of a batch.
+
+    Parameters
+    ----------
+    state : State
+    first, end : int
+        Positions.
+    """
+    for i in range(first, end):
+        undo_row(state, state.scratch[i])
 
 
 @kernel
@@ -94,8 +160,7 @@ def check_room(state: State, num_needed: int) -> int:
     int
         0, or ``OUT_OF_BLOCKS``.
     """
-    header = state.header
-    if num_needed > header["num_free_blocks"][0] + header["num_cached_blocks"][0]:
+    if num_needed > num_usable(state):
         state.runtime["detail"][0] = num_needed
         state.runtime["set_aside"][0] = 0
         return OUT_OF_BLOCKS
@@ -124,7 +189,6 @@ def fill_tail(state: State, row: int, num_tokens: int) -> int:
     taken = min(block_size - fill, num_tokens)
     sequences["tail_fill"][row] = fill + taken
     sequences["num_tokens"][row] += taken
-    sequences["num_committed"][row] = sequences["num_tokens"][row]
     if fill + taken == block_size:
         close_tail(state, row)
     return taken
@@ -146,7 +210,6 @@ def append_open(state: State, row: int, count: int) -> None:
     sequences["tail_fill"][row] = fill
     sequences["tail_writes"][row] += 1
     sequences["num_tokens"][row] += count
-    sequences["num_committed"][row] = sequences["num_tokens"][row]
     if fill == state.header["block_size"][0]:
         close_tail(state, row)
 
@@ -221,7 +284,6 @@ def write_row(state: State, row: int, num_tokens: int) -> None:
     if rest > 0:
         set_tail(state, row, append_block(state, row), rest, 0)
         sequences["num_tokens"][row] += rest
-    sequences["num_committed"][row] = sequences["num_tokens"][row]
 
 
 @kernel
@@ -260,7 +322,7 @@ def settle_copies(state: State) -> None:
     Last of all: a block that is the source of a copy is not handed out by the same call.
     """
     for i in range(state.runtime["num_copies"][0]):
-        source = state.copies[2 * i]
+        source = state.copies[COPY_FIELDS * i]
         held = state.blocks["ref_count"][source] + state.blocks["pin_count"][source]
         if held == 0 and state.blocks["state"][source] == HELD:
             settle_block(state, source)

@@ -1,0 +1,250 @@
+"""Admission: the longest cached prefix of a prompt, found, and held by a new sequence."""
+
+import numpy as np
+
+from nbkv._jit import entry, kernel
+from nbkv.kernels.extras import add_extras, num_extra_room
+from nbkv.kernels.fence import num_usable
+from nbkv.kernels.hashing import extra_of_block
+from nbkv.kernels.holding import make_room
+from nbkv.kernels.rows import handle_of, open_row
+from nbkv.kernels.sequences import check_new, hold_hits
+from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
+from nbkv.kernels.tokens import match_partial, match_tokens
+from nbkv.kernels.writing import append_block
+from nbkv.layout import (
+    CACHED,
+    NO_BLOCK,
+    OUT_OF_BLOCKS,
+    PARTIAL_HIT,
+    TOO_MANY_BLOCKS,
+    TOO_MANY_EXTRAS,
+)
+
+#: What `match_prefix` writes: blocks hit, tokens taken of one more, hit blocks CACHED now.
+MATCH_FIELDS = 3
+
+
+@kernel
+def _match(
+    state: State,
+    tokens: Records,
+    max_hit_tokens: int,
+    salt_low: int,
+    salt_high: int,
+    starts: Records,
+    ends: Records,
+    digests: Records,
+) -> tuple[int, int, int]:
+    """Match a prompt: whole blocks (ids in scratch), partial tokens, and how many are CACHED."""
+    block_size = state.header["block_size"][0]
+    width = state.header["max_blocks_per_sequence"][0]
+    limit = min(np.int64(tokens.size), max_hit_tokens)
+    columns = min(limit // block_size, width)
+    hits, cached = match_tokens(
+        state, tokens, columns, salt_low, salt_high, starts, ends, digests
+    )
+    partial = np.int64(0)
+    if state.header["partial_reuse"][0] != 0 and 0 < hits < width:
+        rest = min(limit - hits * block_size, block_size - 1)
+        if rest > 0:
+            start = hits * block_size
+            extra = np.uint64(0)
+            if starts.size > 0:
+                extra = extra_of_block(starts, ends, digests, starts.size, start, block_size)
+            source, partial = match_partial(
+                state, np.int64(state.scratch[hits - 1]), tokens, start, rest, extra
+            )
+            if source != NO_BLOCK:
+                state.scratch[hits] = source
+                cached += 1 if state.blocks["state"][source] == CACHED else 0
+    return hits, partial, cached
+
+
+@entry(
+    "int64(uint8[::1], int32[::1], int64, uint64, uint64, int32[::1], int32[::1], uint64[::1],"
+    " int64[::1])"
+)
+def match_prefix(
+    arena: Arena,
+    tokens: Records,
+    max_hit_tokens: int,
+    salt_low: int,
+    salt_high: int,
+    starts: Records,
+    ends: Records,
+    digests: Records,
+    out: Records,
+) -> int:
+    """Tell how much of a prompt would hit; only scratch changes.
+
+    Parameters
+    ----------
+    arena : uint8, C-contiguous
+    tokens : int32
+    max_hit_tokens : int
+    salt_low, salt_high : uint64
+    starts, ends, digests : int32, int32, uint64
+        Extra keys, ordered.
+    out : int64, shape (MATCH_FIELDS,)
+
+    Returns
+    -------
+    int
+        Tokens hit.
+    """
+    state = open_state(arena)
+    hits, partial, cached = _match(
+        state,
+        tokens,
+        max_hit_tokens,
+        np.uint64(salt_low),
+        np.uint64(salt_high),
+        starts,
+        ends,
+        digests,
+    )
+    out[0] = hits
+    out[1] = partial
+    out[2] = cached
+    return np.int64(hits * state.header["block_size"][0] + partial)
+
+
+@entry(
+    "int64(uint8[::1], uint64, int32[::1], int64, int64, boolean, uint64, uint64, int32[::1],"
+    " int32[::1], uint64[::1], int64, int64)"
+)
+def admit(
+    arena: Arena,
+    seq_id: int,
+    tokens: Records,
+    max_hit_tokens: int,
+    reserve_tokens: int,
+    must_fit: bool,
+    salt_low: int,
+    salt_high: int,
+    starts: Records,
+    ends: Records,
+    digests: Records,
+    arrival: int,
+    owner: int,
+) -> int:
+    """Open a sequence that holds the longest cached prefix of its prompt.
+
+    Parameters
+    ----------
+    arena : uint8, C-contiguous
+    seq_id : uint64
+    tokens : int32
+        The prompt.
+    max_hit_tokens : int
+        Most tokens to hit, rounded down to whole blocks.
+    reserve_tokens : int
+        Tokens in all for which the table is to have blocks already.
+    must_fit : bool
+        Refuse unless the whole prompt would fit now.
+    salt_low, salt_high : uint64
+    starts, ends, digests : int32, int32, uint64
+        Extra keys, ordered.
+    arrival : int
+        Order of arrival, or -1 for the latest.
+    owner : int
+        The caller's tag.
+
+    Returns
+    -------
+    int
+        The handle, or a status; nothing has changed then.
+    """
+    state = open_state(arena)
+    header = state.header
+    status = np.int64(check_new(state, np.uint64(seq_id)))
+    if status < 0:
+        return status
+    if starts.size > num_extra_room(state):
+        return TOO_MANY_EXTRAS
+    block_size = header["block_size"][0]
+    low, high = np.uint64(salt_low), np.uint64(salt_high)
+    hits, partial, cached = _match(
+        state, tokens, max_hit_tokens, low, high, starts, ends, digests
+    )
+    columns = hits + (1 if partial > 0 else 0)
+    missing = max((reserve_tokens + block_size - 1) // block_size - columns, 0)
+    status = np.int64(
+        _check_fit(state, np.int64(tokens.size), hits, columns + missing, missing, cached, must_fit)
+    )
+    if status < 0:
+        return status
+    begin_report(state)
+    row = np.int64(open_row(state, np.uint64(seq_id)))
+    num_hit_tokens = hits * block_size + partial
+    hold_hits(state, row, columns, num_hit_tokens)
+    sequences = state.sequences
+    sequences["num_known"][row] = num_hit_tokens
+    sequences["num_hit_tokens"][row] = num_hit_tokens
+    if partial > 0:
+        sequences["flags"][row] |= np.uint8(PARTIAL_HIT)
+    _identify(state, row, low, high, starts, ends, digests, arrival, owner)
+    if missing > 0:
+        make_room(state, missing)
+        for _ in range(missing):
+            append_block(state, row)
+    if num_hit_tokens > 0:
+        header["cache_hits"][0] += 1
+    elif tokens.size > 0:
+        header["cache_misses"][0] += 1
+    return handle_of(state, row)
+
+
+@kernel
+def _check_fit(
+    state: State,
+    num_tokens: int,
+    hits: int,
+    columns: int,
+    missing: int,
+    cached: int,
+    must_fit: bool,
+) -> int:
+    """Tell whether a prompt, or what is reserved for it, fits: 0 or a status."""
+    header = state.header
+    block_size = header["block_size"][0]
+    wanted = (num_tokens + block_size - 1) // block_size
+    longest = max(columns, wanted) if must_fit else columns
+    if header["max_blocks_per_sequence"][0] < longest <= header["num_blocks"][0]:
+        return TOO_MANY_BLOCKS
+    # The hits that nobody holds are about to be: they are no room for the rest.
+    room = num_usable(state) - cached
+    needed = missing
+    short = missing > room
+    if must_fit:
+        needed = max(missing, wanted - hits)
+        short = short or wanted - hits > room - header["watermark"][0]
+    if short:
+        state.runtime["detail"][0] = needed
+        state.runtime["set_aside"][0] = cached + (header["watermark"][0] if must_fit else 0)
+        return OUT_OF_BLOCKS
+    return 0
+
+
+@kernel
+def _identify(
+    state: State,
+    row: int,
+    salt_low: int,
+    salt_high: int,
+    starts: Records,
+    ends: Records,
+    digests: Records,
+    arrival: int,
+    owner: int,
+) -> None:
+    """Write down what makes a new sequence's keys its own, and whose it is."""
+    keys = state.sequence_keys
+    keys["salt_low"][row] = salt_low
+    keys["salt_high"][row] = salt_high
+    keys["owner"][row] = owner
+    if starts.size > 0:
+        add_extras(state, row, starts, ends, digests)
+    if arrival >= 0:
+        state.sequences["arrival"][row] = arrival
