@@ -13,6 +13,7 @@ from nbkv.errors import (
     StaleHandleError,
     UnknownSequenceError,
 )
+from nbkv.hashing import Salt, hash_tokens
 from nbkv.layout import NO_BLOCK
 from nbkv.stats import CacheStats
 
@@ -31,6 +32,8 @@ __all__ = [
     "OutOfBlocksError",
     "PagedKVCache",
     "PrefixError",
+    "Salt",
     "StaleHandleError",
     "UnknownSequenceError",
+    "hash_tokens",
 ]

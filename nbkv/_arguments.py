@@ -10,6 +10,7 @@ from nbkv.errors import ArgumentError
 
 ID_MAX: Final = 2**64 - 1
 _INT32_MAX: Final = 2**31 - 1
+_INT32_RANGE: Final = f"{-_INT32_MAX - 1} to {_INT32_MAX} (int32)"
 _NO_HASHES: Final = np.empty(0, np.uint64)
 
 
@@ -175,3 +176,52 @@ def check_counts(name: str, value: object, length: int) -> npt.NDArray[np.int32]
     if counts.size != length:
         refuse(name, _describe(counts), f"as long as sequences, {length}")
     return counts
+
+
+def check_tokens(name: str, values: object) -> npt.NDArray[np.int32]:
+    """Check token ids: an int32 array is taken as it is, other integers are converted.
+
+    Parameters
+    ----------
+    name : str
+    values : object
+
+    Returns
+    -------
+    int32 array
+        C-contiguous.
+
+    Raises
+    ------
+    TypeError
+        Not integers.
+    ArgumentError
+        A value does not fit into int32, or not one-dimensional.
+    """
+    if not isinstance(values, np.ndarray):
+        return _convert_tokens(name, _items(name, values))
+    if values.ndim != 1:
+        refuse(name, _describe(values), "integers, one-dimensional")
+    if values.dtype == np.int32:
+        return _owned(values)
+    if values.dtype.kind not in "iu":
+        raise TypeError(f"{name} is a {_describe(values)}; it must be integers")
+    for value in (values.min(initial=0), values.max(initial=0)):
+        if not -_INT32_MAX - 1 <= value <= _INT32_MAX:
+            refuse(name, int(value), _INT32_RANGE)
+    return values.astype(np.int32)
+
+
+def _convert_tokens(name: str, values: list[object]) -> npt.NDArray[np.int32]:
+    try:
+        return np.fromiter(map(operator.index, values), np.int32, len(values))  # type: ignore[arg-type]
+    except (TypeError, OverflowError):
+        pass
+    for i, value in enumerate(values):
+        try:
+            number = operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            raise TypeError(f"{name}[{i}] is {value!r}; it must be an integer") from None
+        if not -_INT32_MAX - 1 <= number <= _INT32_MAX:
+            refuse(f"{name}[{i}]", value, _INT32_RANGE)
+    raise AssertionError("one of them was wrong")

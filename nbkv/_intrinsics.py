@@ -180,7 +180,7 @@ def multiply_high(a: int, b: int) -> int:
     -------
     uint64
     """
-    return np.uint64((int(a) * int(b)) >> 64)
+    return np.uint64((int(a) * int(b)) >> 64)  # type: ignore[return-value]
 
 
 @intrinsic
@@ -220,9 +220,7 @@ def same_ints(a: Array, a_start: int, b: Array, b_start: int, count: int) -> boo
 
 
 @intrinsic
-def _same_ints(
-    typingctx: Any, a: Any, a_start: Any, b: Any, b_start: Any, count: Any
-) -> Any:
+def _same_ints(typingctx: Any, a: Any, a_start: Any, b: Any, b_start: Any, count: Any) -> Any:
     signature = types.boolean(a, types.int64, b, types.int64, types.int64)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -247,3 +245,33 @@ def _same_ints_overload(a: Any, a_start: Any, b: Any, b_start: Any, count: Any) 
         return _same_ints(a, a_start, b, b_start, count)
 
     return same
+
+
+def borrow(array: Array) -> Array:
+    """View an array without counting the reference; must not outlive the call.
+
+    A reference count is atomic, and numba counts around every inlined kernel with a loop.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+    """
+    return array
+
+
+@intrinsic
+def _borrow_array(typingctx: Any, array: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        view = make_array(signature.args[0])(context, builder, args[0])
+        view.meminfo = cgutils.get_null_value(view.meminfo.type)
+        return view._getvalue()
+
+    return array(array), codegen
+
+
+@overload(borrow)
+def _borrow_overload(array: Any) -> Any:
+    def view(array: Any) -> Any:
+        return _borrow_array(array)
+
+    return view

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -150,6 +151,21 @@ def entry(signature: str) -> Callable[[F], F]:
     return decorate
 
 
+@cache
+def make_ready(function: Callable[..., Any]) -> None:
+    """Compile one entry kernel, or load it from disk, unless it is ready.
+
+    Parameters
+    ----------
+    function : callable
+        Made by `entry`.
+    """
+    signature = next(signature for known, signature in ENTRIES if known is function)
+    if not INTERPRETED and not function.signatures:
+        function.compile(signature)
+        function.disable_compile()
+
+
 def compile_entries() -> Iterator[str]:
     """Compile, or load from disk, each entry kernel that is not yet ready.
 
@@ -158,8 +174,6 @@ def compile_entries() -> Iterator[str]:
     str
         The name of the kernel just made ready.
     """
-    for function, signature in ENTRIES:
-        if not INTERPRETED and not function.signatures:
-            function.compile(signature)
-            function.disable_compile()
+    for function, _ in ENTRIES:
+        make_ready(function)
         yield function.__name__

@@ -143,7 +143,9 @@ class CacheConfig:
         self._check_int("watermark", 0, self.num_blocks)
         self._check_int("hash_seed", 0, 2**63 - 1)
         if self.max_extra_keys is None:
-            object.__setattr__(self, "max_extra_keys", min(2**30, max(1024, 4 * self.max_sequences)))
+            object.__setattr__(
+                self, "max_extra_keys", min(2**30, max(1024, 4 * self.max_sequences))
+            )
         if self.max_leased_blocks is None:
             object.__setattr__(self, "max_leased_blocks", max(1024, self.num_blocks // 8))
         for name in ("max_extra_keys", "max_leases", "max_leased_blocks"):

@@ -72,6 +72,22 @@ def test_editing_another_file_makes_the_code_stale(tmp_path: Path) -> None:
     assert after[1:] == (0, 1)
 
 
+@needs_compiler
+def test_hashing_alone_makes_no_other_kernel_ready() -> None:
+    code = (
+        "import nbkv; nbkv.hash_tokens([1], 1); from nbkv import _jit;"
+        "print([f.__name__ for f, _ in _jit.ENTRIES if f.signatures])"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert process.stdout.strip() == "['hash_chain']"
+
+
 def digest_of(copy: Path) -> str:
     """Ask a copy of the package for the name of its cache folder."""
     code = "from nbkv import _jit; print(_jit.digest_sources())"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from nbkv.bench import blocks, decoding, processes
+from nbkv.bench import blocks, decoding, hashing, processes
 from nbkv.bench.timing import Measurement
 from nbkv.config import EvictionPolicy
 from nbkv.replay.replay import replay_trace, warm_up
@@ -49,6 +49,11 @@ def _evict(_: Trace) -> Iterator[Measurement]:
         yield Measurement("evict", name, "ns/block", value, limit)
 
 
+def _hash(_: Trace) -> Iterator[Measurement]:
+    value = hashing.nanoseconds_a_token(20 * ROUNDS)
+    yield Measurement("hash", "hash_tokens, 100,000 tokens, block_size 16", "ns/token", value, 1.0)
+
+
 def _replay(trace: Trace) -> Iterator[Measurement]:
     for policy in EvictionPolicy:
         warm_up(policy)
@@ -79,6 +84,7 @@ SUBJECTS: dict[str, Callable[[Trace], Iterator[Measurement]]] = {
     "append": _append,
     "allocate": _allocate,
     "evict": _evict,
+    "hash": _hash,
     "replay": _replay,
     "start": _start,
     "memory": _memory,

@@ -41,9 +41,7 @@ def _match(
     width = state.header["max_blocks_per_sequence"][0]
     limit = min(np.int64(tokens.size), max_hit_tokens)
     columns = min(limit // block_size, width)
-    hits, cached = match_tokens(
-        state, tokens, columns, salt_low, salt_high, starts, ends, digests
-    )
+    hits, cached = match_tokens(state, tokens, columns, salt_low, salt_high, starts, ends, digests)
     partial = np.int64(0)
     if state.header["partial_reuse"][0] != 0 and 0 < hits < width:
         rest = min(limit - hits * block_size, block_size - 1)
@@ -165,9 +163,7 @@ def admit(
         return TOO_MANY_EXTRAS
     block_size = header["block_size"][0]
     low, high = np.uint64(salt_low), np.uint64(salt_high)
-    hits, partial, cached = _match(
-        state, tokens, max_hit_tokens, low, high, starts, ends, digests
-    )
+    hits, partial, cached = _match(state, tokens, max_hit_tokens, low, high, starts, ends, digests)
     columns = hits + (1 if partial > 0 else 0)
     missing = max((reserve_tokens + block_size - 1) // block_size - columns, 0)
     status = np.int64(

@@ -205,9 +205,7 @@ def _reject(state: State, row: int) -> None:
 
 
 @kernel
-def _publish(
-    state: State, out: Step, row: int, start: int, end: int, step_id: int
-) -> None:
+def _publish(state: State, out: Step, row: int, start: int, end: int, step_id: int) -> None:
     """Publish the blocks that positions ``start:end`` filled, and slide the window."""
     block_size = state.header["block_size"][0]
     first = start // block_size

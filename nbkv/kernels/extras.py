@@ -27,9 +27,7 @@ def _take_extra(state: State) -> int:
 
 
 @kernel
-def _append_extra(
-    state: State, row: int, before: int, start: int, end: int, digest: int
-) -> int:
+def _append_extra(state: State, row: int, before: int, start: int, end: int, digest: int) -> int:
     """Add one extra key to a sequence behind the record `before` (-1 for the first)."""
     extra = np.int64(_take_extra(state))
     extras = state.extras

@@ -1,18 +1,17 @@
 """Chain hashes over token blocks: 128 bits over all tokens from the start of a prompt.
 
-Mixing is by 64 x 64 -> 128 bit products whose halves are folded together, as in mum-hash
-(V. Makarov, MIT) and wyhash (Wang Yi, public domain). Two lanes with keys of their own read the
-tokens; only then does the parent come in, by two dependent products, so that a processor
-works on the tokens of several blocks at once. Not cryptographic: what matters is compared.
+Two lanes with keys of their own read the tokens; only then does the parent come in, by two
+dependent products, so that a processor works on the tokens of several blocks at once. Not
+cryptographic: a hit is compared as well.
 
-Equal on every machine and in every process; a change of any constant or step here is a
-change of format, and golden values in the tests say so.
+Equal on every machine and in every process. A change of a constant or a step changes every
+hash that anybody has stored; the golden values of the tests must not be updated lightly.
 """
 
 import numpy as np
 
-from nbkv._intrinsics import multiply_high
 from nbkv._jit import kernel, wrapping_kernel
+from nbkv.kernels.mixing import fold_product, mix_halves, mix_words
 from nbkv.kernels.state import Records
 
 # The fraction of pi in hexadecimal: arbitrary numbers that nobody has chosen.
@@ -28,8 +27,6 @@ _EXTRA_LOW = np.uint64(0x9216D5D98979FB1B)
 _EXTRA_HIGH = np.uint64(0xD1310BA698DFB5AC)
 _CHAIN_LOW = np.uint64(0x2FFD72DBD01ADFB7)
 _CHAIN_HIGH = np.uint64(0xB8E1AFED6A267E96)
-_LAST_LOW = np.uint64(0xBA7C9045F12C7F99)
-_LAST_HIGH = np.uint64(0x24A19947B3916CF7)
 _ROOT_LOW = np.uint64(0x0801F2E2858EFC16)
 _ROOT_HIGH = np.uint64(0x636920D871574E69)
 _MEDIA_PLACE = np.uint64(0xA458FEA3F4933D7E)
@@ -42,42 +39,19 @@ _SALT_EXTRA = np.uint64(0xC5D1B023286085F0)
 _NONE = np.uint64(0)
 _ONE = np.uint64(1)
 _TWO = np.uint64(2)
-_THREE = np.uint64(3)
 _FOUR = np.uint64(4)
+_EIGHT = np.uint64(8)
 _HALF = np.uint64(32)
 _LOWER = np.uint64(0xFFFFFFFF)
 # With a block's count: this block has an extra key.
 _HAS_EXTRA = np.uint64(1 << 32)
 
 
-@wrapping_kernel
-def _fold(a: int, b: int) -> int:
-    """Mix two words into one.
-
-    The factors are added so that no value of one, 0, 1 and -1 among them, hides the other
-    ("blind multiplication").
-    """
-    return ((a * b) ^ multiply_high(a, b)) + a + b
-
-
-@wrapping_kernel
-def _finish(a: int, b: int, key_low: int, key_high: int) -> tuple[int, int]:
-    """Mix 128 bits so that each half of the result depends on all: two dependent products."""
-    # Crosswise, so that a factor of 0 or 1 does not hide the other.
-    low = (a * b) ^ b
-    high = multiply_high(a, b) ^ a
-    turned = (high << _HALF) | (high >> _HALF)
-    return (
-        _fold(low ^ key_low ^ _LAST_LOW, high ^ key_high),
-        _fold(low ^ key_high ^ _LAST_HIGH, turned ^ key_low),
-    )
-
-
 @kernel
 def _keys_of(seed: int) -> tuple[int, int]:
     """Derive the two lanes' keys; invariant in a loop over blocks."""
     word = np.uint64(seed)
-    return _fold(word ^ _SEED_LOW, _SPREAD_LOW), _fold(word ^ _SEED_HIGH, _SPREAD_HIGH)
+    return mix_words(word ^ _SEED_LOW, _SPREAD_LOW), mix_words(word ^ _SEED_HIGH, _SPREAD_HIGH)
 
 
 @kernel
@@ -92,28 +66,47 @@ def _pair_at(tokens: Records, index: int) -> int:
 
 
 @wrapping_kernel
+def _take_four(
+    low: int, high: int, key_low: int, key_high: int, first: int, second: int
+) -> tuple[int, int]:
+    """Take four tokens, as two words, into both lanes."""
+    # The lanes differ in keys and in which word meets the sum so far. That one is added to
+    # the product, so no value of the other makes a lane forget what it has read.
+    met_low = second ^ low
+    met_high = first ^ high
+    first ^= key_low
+    second ^= key_high
+    return (
+        fold_product(first, met_low) + met_low,
+        fold_product(second, met_high) + met_high,
+    )
+
+
+@wrapping_kernel
 def _read_tokens(
     low: int, high: int, key_low: int, key_high: int, tokens: Records, start: int, count: int
 ) -> tuple[int, int]:
-    """Take tokens into both lanes, four at a time; the last one to three padded with 0."""
+    """Take tokens into both lanes; the last one to three padded with 0."""
     at = np.uint64(start)
     end = at + np.uint64(count)
-    while at + _FOUR <= end:
-        first = _pair_at(tokens, at)
-        second = _pair_at(tokens, at + _TWO)
-        # The lanes differ in keys and in which word meets the sum so far.
-        low = _fold(first ^ key_low, second ^ low)
-        high = _fold(second ^ key_high, first ^ high)
+    while at + _EIGHT <= end:
+        first, second = _pair_at(tokens, at), _pair_at(tokens, at + _TWO)
+        low, high = _take_four(low, high, key_low, key_high, first, second)
+        at += _FOUR
+        first, second = _pair_at(tokens, at), _pair_at(tokens, at + _TWO)
+        low, high = _take_four(low, high, key_low, key_high, first, second)
+        at += _FOUR
+    if at + _FOUR <= end:
+        first, second = _pair_at(tokens, at), _pair_at(tokens, at + _TWO)
+        low, high = _take_four(low, high, key_low, key_high, first, second)
         at += _FOUR
     if at < end:
-        first = _token_at(tokens, at)
-        second = _NONE
+        first, second = _token_at(tokens, at), _NONE
         if at + _ONE < end:
             first |= _token_at(tokens, at + _ONE) << _HALF
         if at + _TWO < end:
             second = _token_at(tokens, at + _TWO)
-        low = _fold(first ^ key_low, second ^ low)
-        high = _fold(second ^ key_high, first ^ high)
+        low, high = _take_four(low, high, key_low, key_high, first, second)
     return low, high
 
 
@@ -147,19 +140,21 @@ def hash_block(
     """
     key_low, key_high = _keys_of(seed)
     tag = np.uint64(count)
-    if extra != _NONE:
+    more = np.uint64(extra)
+    if more != _NONE:
         tag |= _HAS_EXTRA
     low = key_low + tag * _COUNT_LOW
     high = key_high + tag * _COUNT_HIGH
-    if extra != _NONE:
-        low = _fold(extra ^ key_low ^ _EXTRA_LOW, low)
-        high = _fold(extra ^ key_high ^ _EXTRA_HIGH, high)
+    if more != _NONE:
+        low = mix_words(more ^ key_low ^ _EXTRA_LOW, low)
+        high = mix_words(more ^ key_high ^ _EXTRA_HIGH, high)
     low, high = _read_tokens(
         low, high, key_low ^ _TOKENS_LOW, key_high ^ _TOKENS_HIGH, tokens, start, count
     )
+    # Grouped so that the parent, which may still be in the making, comes in last.
     low ^= key_low ^ _CHAIN_LOW
     high ^= key_high ^ _CHAIN_HIGH
-    return _finish(low ^ parent_low, high ^ parent_high, key_low, key_high)
+    return mix_halves(low ^ np.uint64(parent_low), high ^ np.uint64(parent_high), key_low, key_high)
 
 
 @kernel
@@ -177,9 +172,9 @@ def root_hash(seed: int, salt_low: int, salt_high: int) -> tuple[int, int]:
     uint64, uint64
     """
     key_low, key_high = _keys_of(seed)
-    low = _fold(key_low ^ _ROOT_LOW, salt_low ^ _ROOT_HIGH)
-    high = _fold(key_high ^ _ROOT_HIGH, salt_high ^ _ROOT_LOW)
-    return _finish(low, high, key_low ^ _ROOT_LOW, key_high ^ _ROOT_HIGH)
+    low = mix_words(key_low ^ _ROOT_LOW, np.uint64(salt_low) ^ _ROOT_HIGH)
+    high = mix_words(key_high ^ _ROOT_HIGH, np.uint64(salt_high) ^ _ROOT_LOW)
+    return mix_halves(low, high, key_low ^ _ROOT_LOW, key_high ^ _ROOT_HIGH)
 
 
 @kernel
@@ -207,8 +202,8 @@ def fold_extra(
     # Where the block lies in a longer image, but not how far that reaches beyond the block.
     first = np.uint64(np.int64(start) - np.int64(block_start)) & _LOWER
     last = np.uint64(min(np.int64(end) - np.int64(block_start), np.int64(block_size)))
-    place = _fold(acc ^ _MEDIA_PLACE, (first << _HALF) | last)
-    return _fold(place, np.uint64(digest) ^ _MEDIA_DIGEST)
+    place = mix_words(acc ^ _MEDIA_PLACE, (first << _HALF) | last)
+    return mix_words(place, np.uint64(digest) ^ _MEDIA_DIGEST)
 
 
 @kernel
@@ -228,7 +223,7 @@ def finish_extra(acc: int, count: int) -> int:
     """
     if count == 0:
         return _NONE
-    return _not_none(_fold(acc, np.uint64(count) ^ _MEDIA_COUNT))
+    return _not_none(mix_words(acc, np.uint64(count) ^ _MEDIA_COUNT))
 
 
 @kernel
@@ -289,7 +284,8 @@ def salt_extra(salt_low: int, salt_high: int, extra: int) -> int:
     uint64
         Extra itself without a salt; with one, never 0.
     """
-    if (salt_low | salt_high) == _NONE:
-        return extra
-    salt = _fold(salt_low ^ _SALT_LOW, salt_high ^ _SALT_HIGH)
-    return _not_none(_fold(salt, extra ^ _SALT_EXTRA))
+    low, high, own = np.uint64(salt_low), np.uint64(salt_high), np.uint64(extra)
+    if (low | high) == _NONE:
+        return own
+    salt = mix_words(low ^ _SALT_LOW, high ^ _SALT_HIGH)
+    return _not_none(mix_words(salt, own ^ _SALT_EXTRA))

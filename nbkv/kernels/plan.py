@@ -106,9 +106,7 @@ def plan_entries(
         if on_exhaustion == STOP:
             size = np.int64(_longest_prefix(state, counts, size, num_ahead))
         else:
-            size = np.int64(
-                select_survivors(state, step, size, counts, num_ahead, ranks, victims)
-            )
+            size = np.int64(select_survivors(state, step, size, counts, num_ahead, ranks, victims))
             if size < 0:
                 return size
         needed = np.int64(_mark_again(state, step, counts, size, num_ahead))

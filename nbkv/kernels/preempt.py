@@ -126,18 +126,14 @@ def _row_at(state: State, candidate: int, size: int, victims: Records) -> int:
 
 
 @kernel
-def _rank_at(
-    state: State, candidate: int, size: int, ranks: Records, victims: Records
-) -> int:
+def _rank_at(state: State, candidate: int, size: int, ranks: Records, victims: Records) -> int:
     if ranks.size > 0:
         return np.int64(ranks[candidate])
     return np.int64(state.sequences["arrival"][_row_at(state, candidate, size, victims)])
 
 
 @kernel
-def _next_candidate(
-    state: State, after: int, size: int, ranks: Records, victims: Records
-) -> int:
+def _next_candidate(state: State, after: int, size: int, ranks: Records, victims: Records) -> int:
     """Find the candidate that follows another one: ranks descending, later positions first."""
     best = np.int64(-1)
     best_rank = np.int64(0)

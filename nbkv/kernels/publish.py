@@ -37,9 +37,7 @@ def _can_follow(state: State, row: int, column: int) -> bool:
 
 
 @outlined_kernel
-def publish_blocks(
-    state: State, out: Step, row: int, first: int, end: int, step_id: int
-) -> None:
+def publish_blocks(state: State, out: Step, row: int, first: int, end: int, step_id: int) -> None:
     """Publish the blocks of a sequence that a commit has filled.
 
     Parameters

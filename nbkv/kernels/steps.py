@@ -54,9 +54,7 @@ def plan_step(
     """
     state = open_state(arena)
     step = open_step(buffers)
-    planned = plan_entries(
-        state, step, handles, counts, num_ahead, on_exhaustion, ranks, victims
-    )
+    planned = plan_entries(state, step, handles, counts, num_ahead, on_exhaustion, ranks, victims)
     return np.int64(planned)
 
 

@@ -44,9 +44,7 @@ def is_visible(state: State, block_id: int) -> bool:
 
 
 @kernel
-def _has_content(
-    state: State, block_id: int, tokens: Records, start: int, extra: int
-) -> bool:
+def _has_content(state: State, block_id: int, tokens: Records, start: int, extra: int) -> bool:
     """Tell whether an indexed block has these tokens and this extra key."""
     flags = state.blocks["flags"][block_id]
     if flags & _KINDS != INDEXED:
@@ -106,9 +104,7 @@ def find_keyed(
 
 
 @kernel
-def index_keyed(
-    state: State, block_id: int, parent: int, low: int, high: int, extra: int
-) -> None:
+def index_keyed(state: State, block_id: int, parent: int, low: int, high: int, extra: int) -> None:
     """Make a full block findable by its tokens.
 
     Parameters
@@ -157,9 +153,7 @@ def _extra_at(
     block_size = state.header["block_size"][0]
     extra = np.uint64(0)
     if starts.size > 0:
-        extra = extra_of_block(
-            starts, ends, digests, starts.size, column * block_size, block_size
-        )
+        extra = extra_of_block(starts, ends, digests, starts.size, column * block_size, block_size)
     if column == 0:
         return salt_extra(salt_low, salt_high, extra)
     return extra
@@ -274,9 +268,7 @@ def _match_cold(
             now_low = state.hashes[2 * (column & _RING)]
             now_high = state.hashes[2 * (column & _RING) + 1]
             start = column * block_size
-            block_id = np.int64(
-                find_keyed(state, parent, now_low, now_high, tokens, start, extra)
-            )
+            block_id = np.int64(find_keyed(state, parent, now_low, now_high, tokens, start, extra))
             if block_id == NO_BLOCK or not is_visible(state, block_id):
                 return hits, cached
             scratch[column] = block_id
