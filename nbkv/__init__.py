@@ -1,5 +1,6 @@
 """A paged KV-cache engine for transformer inference: flat records, njit kernels, no torch."""
 
+from nbkv._admission import PrefixMatch
 from nbkv.cache import PagedKVCache
 from nbkv.config import CacheConfig, EvictionPolicy
 from nbkv.errors import (
@@ -8,13 +9,16 @@ from nbkv.errors import (
     ConfigError,
     DuplicateSequenceError,
     KVCacheError,
+    LeaseError,
     OutOfBlocksError,
     PrefixError,
     StaleHandleError,
+    StepError,
     UnknownSequenceError,
 )
 from nbkv.hashing import Salt, hash_tokens
 from nbkv.layout import NO_BLOCK
+from nbkv.plan import StepBuffers, StepPlan
 from nbkv.stats import CacheStats
 
 __version__ = "0.1.0"
@@ -29,11 +33,16 @@ __all__ = [
     "DuplicateSequenceError",
     "EvictionPolicy",
     "KVCacheError",
+    "LeaseError",
     "OutOfBlocksError",
     "PagedKVCache",
     "PrefixError",
+    "PrefixMatch",
     "Salt",
     "StaleHandleError",
+    "StepBuffers",
+    "StepError",
+    "StepPlan",
     "UnknownSequenceError",
     "hash_tokens",
 ]

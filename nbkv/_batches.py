@@ -5,13 +5,13 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from nbkv._admission import Admission
 from nbkv._arguments import check_counts, check_out, check_vector
-from nbkv._named import NamedPrefixes
 from nbkv.kernels import batch
 from nbkv.layout import NEGATIVE_COUNT, OUT_TOO_SMALL
 
 
-class BatchCalls(NamedPrefixes):
+class BatchCalls(Admission):
     """One call for a whole scheduler step."""
 
     def append_tokens(

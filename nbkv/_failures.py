@@ -10,9 +10,11 @@ from nbkv.errors import (
     CapacityError,
     DuplicateSequenceError,
     KVCacheError,
+    LeaseError,
     OutOfBlocksError,
     PrefixError,
     StaleHandleError,
+    StepError,
     UnknownSequenceError,
 )
 
@@ -66,6 +68,59 @@ _REASONS: dict[int, tuple[type[KVCacheError], str]] = {
         PrefixError,
         "{name} is {value}; it must be 1 to {detail}, the source's blocks up to its next token's",
     ),
+    layout.STEP_OUTSTANDING: (
+        StepError,
+        "{name} is {value}, but step {num_steps} is planned and not committed;"
+        " without run_ahead one plan at a time may be",
+    ),
+    layout.STEP_NOT_NEXT: (
+        StepError,
+        "{name} is {value}; steps are committed once each and in order, and {detail} is next",
+    ),
+    layout.STEP_UNKNOWN: (StepError, "{name} is {value}; it must be 1 to {detail}, a step planned"),
+    layout.STEPS_UNCOMMITTED: (
+        StepError,
+        "{name} is {value}; steps before a failed one must be committed first, {detail} is next",
+    ),
+    layout.TOKENS_PLANNED: (
+        StepError,
+        "{name} is {value}, which has tokens planned and not committed;"
+        " commit or truncate it before this call",
+    ),
+    layout.BAD_ACCEPTED: (
+        ArgumentError,
+        "{name} is {value}; it must have one count an entry, 0 to what was planned (at {detail})",
+    ),
+    layout.TOKENS_MISSING: (
+        ArgumentError,
+        "{name} has {value} ids; it must have {detail}, one for each token accepted",
+    ),
+    layout.BUFFERS_TOO_SMALL: (
+        ArgumentError,
+        "{name} is {value}, which has no room for {detail} rows of this step:"
+        " make it with a larger max_tokens",
+    ),
+    layout.BUFFERS_IN_USE: (
+        StepError,
+        "{name} is {value}, a plan that is not committed; use buffers of another step",
+    ),
+    layout.BELOW_WINDOW: (
+        ArgumentError,
+        "{name} is {value}; it must be 0 or at least {detail},"
+        " since blocks before have left the window",
+    ),
+    layout.TOO_MANY_EXTRAS: (CapacityError, "{name} is {value}: max_extra_keys is reached"),
+    layout.TOO_MANY_LEASES: (CapacityError, "{name} is {value}: max_leases is reached"),
+    layout.TOO_MANY_LEASED: (CapacityError, "{name} is {value}: max_leased_blocks is reached"),
+    layout.PINNED_TOO_OFTEN: (
+        CapacityError,
+        "{name} is {value}: a block can be covered by at most 32767 leases",
+    ),
+    layout.UNKNOWN_LEASE: (LeaseError, "{name} is {value}; no such lease lasts"),
+    layout.BAD_PARENT: (
+        PrefixError,
+        "{name} is {value}; it must be indexed in the same domain and held, or NO_BLOCK",
+    ),
 }
 
 
@@ -98,6 +153,6 @@ def fail(
         evictable = int(header["num_cached_blocks"][0]) - (fenced - fenced_free)
         raise OutOfBlocksError(detail, free, evictable - int(runtime["set_aside"][0]), fenced)
     kind, text = _REASONS[status]
-    limits = ("max_sequences", "max_blocks_per_sequence", "max_named_prefixes")
+    limits = ("max_sequences", "max_blocks_per_sequence", "max_named_prefixes", "num_steps")
     values = {limit: int(header[limit][0]) for limit in limits}
     raise kind(text.format(name=name, value=value, detail=detail, **values))

@@ -12,6 +12,7 @@ from nbkv._jit import compile_entries
 from nbkv.arena import new_arena, read_only
 from nbkv.config import CacheConfig
 from nbkv.kernels import inspect
+from nbkv.kernels.admit import MATCH_FIELDS
 from nbkv.stats import CacheStats
 
 
@@ -41,6 +42,8 @@ class ArenaOwner:
         self._sequences = read_only(
             self._arena, "sequences", layout.SEQUENCE_DTYPE, config.max_sequences
         )
+        self._hit_tokens = self._sequences["num_hit_tokens"]
+        self._match_out = np.empty(MATCH_FIELDS, np.int64)
         self._num_evicted = self._runtime["num_evicted"]
         self._copies = self._runtime_array("copies")
         self._evicted = self._runtime_array("evicted")
@@ -112,6 +115,16 @@ class ArenaOwner:
     def num_held_blocks(self) -> int:
         """Blocks that at least one sequence or lease holds."""
         return self._count("num_held_blocks")
+
+    @property
+    def num_fenced_blocks(self) -> int:
+        """Free and cached blocks that steps in flight may still touch: not handed out yet."""
+        return self._count("num_fenced_blocks")
+
+    @property
+    def num_usable_blocks(self) -> int:
+        """Blocks that a call can have now: free or cached, and past the fence."""
+        return self.num_free_blocks + self.num_cached_blocks - self.num_fenced_blocks
 
     @property
     def num_sequences(self) -> int:

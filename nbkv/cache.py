@@ -12,7 +12,7 @@ from nbkv._arguments import (
     check_id,
     refuse,
 )
-from nbkv._batches import BatchCalls
+from nbkv._steps import StepCalls
 from nbkv.errors import OutOfBlocksError
 from nbkv.kernels import append, sequences
 from nbkv.layout import (
@@ -26,7 +26,7 @@ _INT64_MAX = 2**63 - 1
 _BLAMES_NEW_SEQUENCE = (SEQUENCE_EXISTS, TOO_MANY_SEQUENCES)
 
 
-class PagedKVCache(BatchCalls):
+class PagedKVCache(StepCalls):
     """Decides which block of the pool each token of each sequence lives in.
 
     Parameters

@@ -40,6 +40,14 @@ class OutOfBlocksError(KVCacheError):
         return type(self), (self.needed, self.free, self.evictable, self.fenced)
 
 
+class StepError(KVCacheError):
+    """Plans are made, committed and completed in an order that they do not allow."""
+
+
+class LeaseError(KVCacheError):
+    """A lease is unknown or over."""
+
+
 class UnknownSequenceError(KVCacheError):
     """No live sequence has this seq_id."""
 

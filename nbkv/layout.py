@@ -4,7 +4,7 @@ Equations between the counters (``header``), the records and the tables::
 
     num_free_blocks + num_cached_blocks + num_held_blocks == num_blocks
     num_free_blocks == (num_blocks - num_fresh_blocks) + length of the free list + num_fenced_free
-    num_fenced_blocks == length of the fence queue; num_fenced_free of them are FREE, the rest CACHED
+    num_fenced_blocks == length of the fence queue: num_fenced_free FREE ones, the rest CACHED
     sum(blocks.ref_count) == entries in all tables (holes aside) + sum(external_holds)
     sum(blocks.pin_count) == blocks in all leases
     blocks.state == HELD    <=>  ref_count + pin_count >= 1
@@ -96,6 +96,7 @@ TOKENS_PLANNED: Final = -22
 BAD_ACCEPTED: Final = -23
 BUFFERS_TOO_SMALL: Final = -24
 BELOW_WINDOW: Final = -32
+BUFFERS_IN_USE: Final = -33
 TOO_MANY_EXTRAS: Final = -25
 TOO_MANY_LEASES: Final = -26
 TOO_MANY_LEASED: Final = -27

@@ -13,6 +13,7 @@ from nbkv.kernels.tails import close_tail
 from nbkv.kernels.window import num_leaving, slide_window
 from nbkv.layout import (
     BAD_ACCEPTED,
+    BUFFERS_IN_USE,
     BUFFERS_TOO_SMALL,
     ROW_ACTIVE,
     STEP_NOT_NEXT,
@@ -50,6 +51,8 @@ def check_commit(
     if header["phase"][0] != PLANNED or header["step_id"][0] != next_step:
         detail[0] = next_step
         return STEP_NOT_NEXT
+    if out.header["phase"][0] == PLANNED and out.header["step_id"][0] > next_step:
+        return BUFFERS_IN_USE
     size = header["num_entries"][0]
     if accepted.size > 0 and accepted.size != size:
         detail[0] = size

@@ -32,6 +32,7 @@ from nbkv.kernels.writing import (
     write_row,
 )
 from nbkv.layout import (
+    BUFFERS_IN_USE,
     BUFFERS_TOO_SMALL,
     IN_BATCH,
     STEP_OUTSTANDING,
@@ -87,9 +88,12 @@ def plan_entries(
     header = state.header
     if header["run_ahead"][0] == 0 and header["committed_step"][0] != header["num_steps"][0]:
         return STEP_OUTSTANDING
+    if step.header["phase"][0] == PLANNED:
+        if step.header["step_id"][0] > header["committed_step"][0]:
+            return BUFFERS_IN_USE
     size = np.int64(handles.size)
-    if size > step.entries.size:
-        state.runtime["detail"][0] = size
+    if size + victims.size > step.entries.size:
+        state.runtime["detail"][0] = size + victims.size
         return BUFFERS_TOO_SMALL
     needed = np.int64(_mark_entries(state, step, handles, counts, num_ahead))
     if needed < 0:

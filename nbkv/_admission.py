@@ -1,0 +1,205 @@
+"""The part of the facade that admits prompts: match, admit, and what is left cached."""
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from nbkv._arguments import check_count, check_id, check_tokens
+from nbkv._named import NamedPrefixes
+from nbkv.hashing import ExtraKey, Salt, Tokens, normalize_extra_keys
+from nbkv.kernels import admit
+from nbkv.layout import INT32, TOO_MANY_EXTRAS
+
+_INT64_MAX: Final = 2**63 - 1
+_INT32_MAX: Final = 2**31 - 1
+_NO_SALT: Final = (0, 0)
+_NO_EXTRAS: Final = normalize_extra_keys(())
+
+
+class PrefixMatch(NamedTuple):
+    """How much of a prompt is cached, as of the moment of asking.
+
+    Attributes
+    ----------
+    num_tokens : int
+        Of the prompt.
+    num_hit_tokens : int
+        Of which this many, from the start, need not be computed.
+    num_hit_blocks : int
+        Whole blocks hit.
+    num_partial_tokens : int
+        Tokens taken of one block more (``partial_reuse``); a plan copies them.
+    num_revived : int
+        Blocks hit, the partial one included, that nobody holds now: holding them makes as
+        many fewer evictable.
+    """
+
+    num_tokens: int
+    num_hit_tokens: int
+    num_hit_blocks: int
+    num_partial_tokens: int
+    num_revived: int
+
+
+class Admission(NamedPrefixes):
+    """Prompts and the prefixes of them that are cached."""
+
+    def match_prefix(
+        self,
+        token_ids: Tokens,
+        *,
+        salt: Salt | None = None,
+        extra_keys: Iterable[ExtraKey] = (),
+        max_hit_tokens: int | None = None,
+    ) -> PrefixMatch:
+        """Tell how much of a prompt is cached; changes nothing and counts nothing.
+
+        Parameters
+        ----------
+        token_ids : int32 array or sequence of int
+        salt : Salt, optional
+            Tenant and adapter; only prompts of the same hit.
+        extra_keys : iterable of (start, end, digest)
+            What placeholders at these token positions stand for.
+        max_hit_tokens : int, optional
+            Most tokens to hit, rounded down to whole blocks.
+
+        Returns
+        -------
+        PrefixMatch
+
+        Raises
+        ------
+        TypeError, ArgumentError
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from nbkv import CacheConfig, PagedKVCache, StepBuffers
+        >>> cache = PagedKVCache(CacheConfig(4, 8, 1, 1, 64))
+        >>> prompt = np.arange(10, dtype=np.int32)
+        >>> handle, hit = cache.admit(1, prompt)
+        >>> plan = cache.plan(np.array([handle]), 10 - hit)
+        >>> _ = cache.commit(plan, tokens=prompt[hit:])
+        >>> cache.match_prefix(prompt, max_hit_tokens=9).num_hit_tokens
+        8
+        """
+        if not (
+            type(token_ids) is np.ndarray and token_ids.dtype is INT32 and token_ids.flags.carray
+        ):
+            token_ids = check_tokens("token_ids", token_ids)
+        limit = _INT64_MAX
+        if max_hit_tokens is not None:
+            limit = min(check_count("max_hit_tokens", max_hit_tokens), _INT64_MAX)
+        low, high = _NO_SALT if salt is None else _words(salt)
+        extras = _NO_EXTRAS if extra_keys == () else normalize_extra_keys(extra_keys)
+        out = self._match_out
+        hit = admit.match_prefix(self._arena, token_ids, limit, low, high, *extras, out)
+        return PrefixMatch(token_ids.size, hit, *out.tolist())
+
+    def can_admit(self, match: PrefixMatch, reserve_tokens: int | None = None) -> bool:
+        """Tell whether a matched prompt would fit now, the watermark left usable.
+
+        Parameters
+        ----------
+        match : PrefixMatch
+            From `match_prefix`, with nothing changed since.
+        reserve_tokens : int, optional
+            Tokens in all to have room for; the prompt's when omitted.
+
+        Returns
+        -------
+        bool
+        """
+        tokens = match.num_tokens
+        if reserve_tokens is not None:
+            tokens = check_count("reserve_tokens", reserve_tokens)
+        needed = -(-tokens // self._block_size) - match.num_hit_blocks
+        return needed <= self.num_usable_blocks - match.num_revived - self.config.watermark
+
+    def admit(
+        self,
+        seq_id: int,
+        token_ids: Tokens,
+        *,
+        salt: Salt | None = None,
+        extra_keys: Iterable[ExtraKey] = (),
+        max_hit_tokens: int | None = None,
+        reserve_tokens: int = 0,
+        must_fit: bool = False,
+        arrival: int | None = None,
+        owner: int = 0,
+    ) -> tuple[int, int]:
+        """Open a sequence that holds the longest cached prefix of its prompt.
+
+        Nothing is allocated unless `reserve_tokens` says so: `plan` does that.
+
+        Parameters
+        ----------
+        seq_id : int
+            uint64, not alive.
+        token_ids : int32 array or sequence of int
+            The prompt.
+        salt, extra_keys, max_hit_tokens
+            As `match_prefix` takes them. Engines that compute at least the last token of a
+            prompt say ``max_hit_tokens=len(token_ids) - 1``.
+        reserve_tokens : int
+            Tokens in all for which the table is to have blocks at once.
+        must_fit : bool
+            Refuse unless the whole prompt would fit now, the watermark left usable.
+        arrival : int, optional
+            Its place in the order of arrival: of a preempted sequence the one it had.
+        owner : int
+            A tag of the caller's, int32.
+
+        Returns
+        -------
+        handle : int
+            For batch calls.
+        num_hit_tokens : int
+            Tokens of the prompt that are there already.
+
+        Raises
+        ------
+        DuplicateSequenceError, OutOfBlocksError, CapacityError, ArgumentError
+        """
+        number = check_id("seq_id", seq_id)
+        tokens = check_tokens("token_ids", token_ids)
+        limit = _INT64_MAX
+        if max_hit_tokens is not None:
+            limit = min(check_count("max_hit_tokens", max_hit_tokens), _INT64_MAX)
+        reserved = min(check_count("reserve_tokens", reserve_tokens), _INT32_MAX * 2**15)
+        order = -1
+        if arrival is not None:
+            order = min(check_count("arrival", arrival), _INT64_MAX)
+        tag = min(check_count("owner", owner), _INT32_MAX)
+        low, high = _NO_SALT if salt is None else _words(salt)
+        extras = _NO_EXTRAS if extra_keys == () else normalize_extra_keys(extra_keys)
+        handle = admit.admit(
+            self._arena,
+            number,
+            tokens,
+            limit,
+            reserved,
+            bool(must_fit),
+            low,
+            high,
+            *extras,
+            order,
+            tag,
+        )
+        if handle == TOO_MANY_EXTRAS:
+            self._fail(handle, "extra_keys", f"{extras[0].size} keys")
+        if handle < 0:
+            self._fail(handle, "seq_id", seq_id)
+        return handle, int(self._hit_tokens[handle & _ROW_MASK])
+
+
+_ROW_MASK: Final = 0xFFFFFFFF
+
+
+def _words(salt: object) -> tuple[int, int]:
+    if not isinstance(salt, Salt):
+        raise TypeError(f"salt is {salt!r}; it must be a nbkv.Salt")
+    return salt.words

@@ -1,0 +1,364 @@
+"""The part of the facade that a scheduler calls each step: plan, commit, complete, finish."""
+
+from collections import deque
+from typing import Any, Final, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from nbkv._arguments import check_count, check_counts, check_tokens, check_vector, refuse
+from nbkv._batches import BatchCalls
+from nbkv.config import CacheConfig
+from nbkv.hashing import Tokens
+from nbkv.kernels import steps
+from nbkv.kernels.plan import PREEMPT, RAISE, STOP
+from nbkv.layout import (
+    BAD_ACCEPTED,
+    BUFFERS_IN_USE,
+    BUFFERS_TOO_SMALL,
+    INT32,
+    INT64,
+    NEGATIVE_COUNT,
+    STEP_NOT_NEXT,
+    STEP_OUTSTANDING,
+    TOKENS_MISSING,
+)
+from nbkv.plan import StepBuffers, StepPlan
+
+Handles = npt.NDArray[np.int64] | npt.NDArray[np.uint64]
+
+_EXHAUSTION: Final = {"raise": RAISE, "stop": STOP, "preempt": PREEMPT}
+_INT32_MAX: Final = 2**31 - 1
+_NONE_64: Final = np.empty(0, np.int64)
+_NONE_32: Final = np.empty(0, np.int32)
+_BLAMES_BUFFERS: Final = (BUFFERS_IN_USE, BUFFERS_TOO_SMALL)
+
+
+class StepCalls(BatchCalls):
+    """Plan, compute, commit: nothing is found by prefix before its keys and values exist."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        super().__init__(config)
+        self._outstanding: deque[StepPlan] = deque()
+        self._counts_of: dict[int, npt.NDArray[np.int32]] = {
+            count: np.array([count], np.int32) for count in range(17)
+        }
+
+    def plan(
+        self,
+        sequences: Handles,
+        counts: npt.NDArray[np.int32] | int,
+        *,
+        lookahead: int = 0,
+        on_exhaustion: str = "raise",
+        rank: npt.NDArray[np.int64] | None = None,
+        victims: Handles | None = None,
+        out: StepBuffers | None = None,
+    ) -> StepPlan:
+        """Plan a step: slots for these many new tokens of each sequence, all or nothing.
+
+        Chunks of prompts and single tokens may be mixed. The tokens count as planned;
+        `commit` makes them the sequence's own.
+
+        Parameters
+        ----------
+        sequences : int64 or uint64 array, shape (n,)
+            int64 are handles (faster), uint64 are seq_ids.
+        counts : int32 array of shape (n,), or int
+            New tokens of each, drafts included, or one number for all.
+        lookahead : int
+            Tokens behind the new ones for which each table is to have blocks too.
+        on_exhaustion : str
+            When blocks do not suffice: ``"raise"``; ``"stop"``: plan as many of the first
+            entries as fit; ``"preempt"``: end sequences to make room (`StepPlan.preempted`), or
+            leave out whom only blocks behind the fence could serve (`StepPlan.deferred`).
+        rank : int64 array, optional
+            For ``"preempt"``, one number for each of `sequences` and then `victims`: the
+            highest goes first. When omitted, the latest arrival.
+        victims : int64 or uint64 array, optional
+            Sequences outside the batch that may be preempted too.
+        out : StepBuffers, optional
+            Takes the plan. New ones are made when omitted, which costs more than the plan.
+
+        Returns
+        -------
+        StepPlan
+            Valid until its buffers are filled again.
+
+        Raises
+        ------
+        OutOfBlocksError, UnknownSequenceError, DuplicateSequenceError, CapacityError
+        StepError
+            Without ``run_ahead``: the plan before is not committed.
+        ArgumentError
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from nbkv import CacheConfig, PagedKVCache, StepBuffers
+        >>> cache = PagedKVCache(CacheConfig(4, 8, 1, 1, 64))
+        >>> handles = np.array([cache.admit(seq_id, [1, 2, 3])[0] for seq_id in (7, 8)])
+        >>> plan = cache.plan(handles, 3)
+        >>> plan.slot_mapping, plan.seq_lens
+        (array([0, 1, 2, 4, 5, 6]), array([3, 3], dtype=int32))
+        """
+        buffers = self._buffers_for(out)
+        batch = self._check_batch(sequences, counts, lookahead, on_exhaustion, rank, victims)
+        planned = steps.plan_step(self._arena, buffers.data, *batch)
+        if planned < 0:
+            self._fail_plan(planned, buffers, sequences, counts, victims)
+        self._outstanding.append(buffers.plan)
+        return buffers.plan
+
+    def commit(
+        self,
+        plan: StepPlan,
+        num_accepted: npt.NDArray[np.int32] | None = None,
+        tokens: Tokens | None = None,
+        *,
+        out: StepBuffers | None = None,
+    ) -> StepPlan:
+        """Commit a plan: its keys and values are there, or will be in stream order.
+
+        Records the tokens, indexes blocks that are full, exchanges those whose content is
+        cached already, drops rejected drafts (keeping their blocks), and lets go what the
+        window has left behind. Without ``run_ahead`` it completes the step as well.
+
+        Parameters
+        ----------
+        plan : StepPlan
+            The oldest that is not committed.
+        num_accepted : int32 array, shape (num_entries,), optional
+            Tokens kept of each entry, from its first; all when omitted.
+        tokens : int32 array, optional
+            Their ids, entry after entry, those of entries that are skipped included. Without
+            them the sequences are not indexed any further.
+        out : StepBuffers, optional
+            Takes `StepPlan.table_changes` and `StepPlan.skipped`; the plan's own when
+            omitted. A plan made into the same buffers afterwards adds its changes behind.
+
+        Returns
+        -------
+        StepPlan
+            Of those buffers.
+
+        Raises
+        ------
+        StepError
+            It is not the oldest.
+        ArgumentError
+        """
+        if not isinstance(plan, StepPlan):
+            raise TypeError(f"plan is {plan!r}; it must be a nbkv.StepPlan")
+        buffers = plan.buffers if out is None else self._buffers_for(out)
+        accepted, ids, has_tokens = self._check_committed(num_accepted, tokens)
+        status = steps.commit_step(
+            self._arena, plan.buffers.data, buffers.data, accepted, ids, has_tokens
+        )
+        if status < 0:
+            self._fail_commit(status, plan, buffers, accepted, ids)
+        self._forget_outstanding(plan)
+        return buffers.plan
+
+    def step(
+        self,
+        sequences: Handles,
+        counts: npt.NDArray[np.int32] | int,
+        num_accepted: npt.NDArray[np.int32] | None = None,
+        tokens: Tokens | None = None,
+        *,
+        lookahead: int = 0,
+        on_exhaustion: str = "raise",
+        rank: npt.NDArray[np.int64] | None = None,
+        victims: Handles | None = None,
+        out: StepBuffers | None = None,
+    ) -> StepPlan:
+        """Commit the oldest plan and plan the next step, in one call: what a loop calls.
+
+        With no plan outstanding it only plans. When there is no room for the plan although
+        the commit went through, nothing is raised: `StepPlan.status` says so.
+
+        Parameters
+        ----------
+        sequences, counts, lookahead, on_exhaustion, rank, victims
+            Of the next step, as `plan` takes them.
+        num_accepted, tokens
+            Of the plan to commit, as `commit` takes them.
+        out : StepBuffers, optional
+            Takes the next plan and what the commit changed; those of the committed plan
+            when omitted.
+
+        Returns
+        -------
+        StepPlan
+
+        Raises
+        ------
+        As `plan` and `commit`, before either is done.
+        """
+        if not self._outstanding:
+            return self.plan(
+                sequences,
+                counts,
+                lookahead=lookahead,
+                on_exhaustion=on_exhaustion,
+                rank=rank,
+                victims=victims,
+                out=out,
+            )
+        last = self._outstanding[0]
+        buffers = last.buffers if out is None else self._buffers_for(out)
+        accepted, ids, has_tokens = self._check_committed(num_accepted, tokens)
+        batch = self._check_batch(sequences, counts, lookahead, on_exhaustion, rank, victims)
+        planned = steps.next_step(
+            self._arena, last.buffers.data, buffers.data, accepted, ids, has_tokens, *batch
+        )
+        if planned < 0:
+            if planned in (STEP_NOT_NEXT, BAD_ACCEPTED, TOKENS_MISSING):
+                self._fail_commit(planned, last, buffers, accepted, ids)
+            self._fail_plan(planned, buffers, sequences, counts, victims)
+        self._outstanding.popleft()
+        if buffers.plan.is_outstanding:
+            self._outstanding.append(buffers.plan)
+        return buffers.plan
+
+    def complete(self, step_id: int) -> None:
+        """Say that a step and all before it have run: what they fenced may be reused.
+
+        Parameters
+        ----------
+        step_id : int
+            `StepPlan.step_id`; one that is completed already changes nothing.
+
+        Raises
+        ------
+        StepError
+            No such step was planned.
+        """
+        number = min(check_count("step_id", step_id), 2**63 - 1)
+        status = steps.complete_step(self._arena, number)
+        if status < 0:
+            self._fail(status, "step_id", step_id)
+
+    def finish(self, sequences: Handles) -> None:
+        """End a batch of sequences, all or nothing; their indexed blocks stay cached.
+
+        Parameters
+        ----------
+        sequences : int64 or uint64 array
+            Handles or seq_ids.
+
+        Raises
+        ------
+        UnknownSequenceError, DuplicateSequenceError
+        """
+        handles = self._handles("sequences", sequences)
+        status = steps.finish_rows(self._arena, handles)
+        if status < 0:
+            at = int(self._runtime["detail"][0])
+            self._fail(status, f"sequences[{at}]", sequences[at])
+
+    def _buffers_for(self, out: StepBuffers | None) -> StepBuffers:
+        if type(out) is StepBuffers:
+            return out
+        if out is None:
+            return StepBuffers.for_cache(self)
+        raise TypeError(f"out is {out!r}; it must be a nbkv.StepBuffers")
+
+    def _handles(self, name: str, sequences: Any) -> npt.NDArray[np.int64]:
+        """Take handles as they are, and look seq_ids up."""
+        if type(sequences) is np.ndarray and sequences.dtype is INT64 and sequences.ndim == 1:
+            if sequences.flags.carray:
+                return sequences
+        if not isinstance(sequences, np.ndarray) or sequences.dtype != np.uint64:
+            return check_vector(name, sequences, np.int64)
+        seq_ids = check_vector(name, sequences, np.uint64)
+        handles = np.empty(seq_ids.size, np.int64)
+        status = steps.resolve_ids(self._arena, seq_ids, handles)
+        if status < 0:
+            at = int(self._runtime["detail"][0])
+            self._fail(status, f"{name}[{at}]", seq_ids[at])
+        return handles
+
+    def _check_batch(
+        self,
+        sequences: Any,
+        counts: Any,
+        lookahead: int,
+        on_exhaustion: str,
+        rank: Any,
+        victims: Any,
+    ) -> tuple[Any, ...]:
+        """Make a batch into what kernels take."""
+        handles = self._handles("sequences", sequences)
+        if type(counts) is np.ndarray and counts.dtype is INT32 and counts.flags.carray:
+            if counts.shape != handles.shape:
+                check_counts("counts", counts, handles.size)
+        else:
+            known = self._counts_of.get(counts) if type(counts) is int else None
+            counts = check_counts("counts", counts, handles.size) if known is None else known
+        mode = _EXHAUSTION.get(on_exhaustion)
+        if mode is None:
+            allowed = ", ".join(_EXHAUSTION)
+            refuse("on_exhaustion", on_exhaustion, f"one of {allowed}")
+        ahead = check_count("lookahead", lookahead)
+        if ahead > _INT32_MAX:
+            refuse("lookahead", lookahead, f"0 to {_INT32_MAX}")
+        others = _NONE_64 if victims is None else self._handles("victims", victims)
+        ranks = _NONE_64
+        if rank is not None:
+            ranks = check_vector("rank", rank, np.int64)
+            if ranks.size != handles.size + others.size:
+                refuse(
+                    "rank",
+                    f"{ranks.size} numbers",
+                    f"as many as sequences and victims, {handles.size + others.size}",
+                )
+        return handles, counts, ahead, mode, ranks, others
+
+    def _check_committed(
+        self, num_accepted: Any, tokens: Any
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], bool]:
+        """Make what a plan came to into what kernels take."""
+        accepted = _NONE_32
+        if num_accepted is not None:
+            accepted = check_vector("num_accepted", num_accepted, np.int32)
+        if tokens is None:
+            return accepted, _NONE_32, False
+        if type(tokens) is np.ndarray and tokens.dtype is INT32 and tokens.ndim == 1:
+            if tokens.flags.carray:
+                return accepted, tokens, True
+        return accepted, check_tokens("tokens", tokens), True
+
+    def _forget_outstanding(self, plan: StepPlan) -> None:
+        if self._outstanding and self._outstanding[0] is plan:
+            self._outstanding.popleft()
+
+    def _fail_plan(
+        self, status: int, buffers: StepBuffers, sequences: Any, counts: Any, victims: Any
+    ) -> NoReturn:
+        """Blame what refused a plan."""
+        at = int(self._runtime["detail"][0])
+        if status in _BLAMES_BUFFERS:
+            self._fail(status, "out", buffers.plan)
+        if status == STEP_OUTSTANDING:
+            self._fail(status, "sequences", f"a batch of {len(sequences)}")
+        if status == NEGATIVE_COUNT:
+            self._fail(status, f"counts[{at}]", counts[at] if np.ndim(counts) else counts)
+        if at < len(sequences):
+            self._fail(status, f"sequences[{at}]", sequences[at])
+        if victims is not None and at - len(sequences) < len(victims):
+            self._fail(status, f"victims[{at - len(sequences)}]", victims[at - len(sequences)])
+        self._fail(status, "sequences", f"a batch of {len(sequences)}")
+
+    def _fail_commit(
+        self, status: int, plan: StepPlan, buffers: StepBuffers, accepted: Any, tokens: Any
+    ) -> NoReturn:
+        """Blame what refused a commit."""
+        if status in _BLAMES_BUFFERS:
+            self._fail(status, "out", buffers.plan)
+        if status == BAD_ACCEPTED:
+            self._fail(status, "num_accepted", accepted.tolist())
+        if status == TOKENS_MISSING:
+            self._fail(status, "tokens", tokens.size)
+        self._fail(status, "plan", plan)

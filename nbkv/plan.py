@@ -1,0 +1,284 @@
+"""Step buffers and the plan in them: what one scheduler step is to do, as arrays."""
+
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from nbkv._inspection import ArenaOwner
+from nbkv.config import CacheConfig
+from nbkv.errors import ArgumentError
+from nbkv.kernels.buffers import SECTION_DTYPES
+from nbkv.layout import OK, OUT_OF_BLOCKS, TOO_MANY_BLOCKS
+from nbkv.step_layout import (
+    CHANGE_FIELDS,
+    PLANNED,
+    STEP_COPY_FIELDS,
+    STEP_HEADER_BYTES,
+    STEP_HEADER_DTYPE,
+    STEP_MAGIC,
+    STEP_VERSION,
+)
+
+_ALIGNMENT: Final = 64
+_DEFAULT_TOKENS: Final = 8192
+_STATUS_NAMES: Final = {OK: "ok", OUT_OF_BLOCKS: "out_of_blocks", TOO_MANY_BLOCKS: "too_long"}
+
+
+def _pad(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _section_bytes(config: CacheConfig, max_tokens: int) -> dict[str, int]:
+    """Compute each section's bytes: the most that a plan, and commits before it, may write."""
+    rows = config.max_sequences
+    # Each entry opens, copies or completes at most two blocks beside those it fills.
+    changes = 2 * (max_tokens // config.block_size + 2 * rows)
+    if config.window is not None:
+        changes += config.table_width
+    lengths = {
+        "slots": max_tokens,
+        "changes": CHANGE_FIELDS * changes,
+        "copies": STEP_COPY_FIELDS * rows,
+        "evicted": changes,
+    }
+    return {
+        name: _pad(dtype.itemsize * lengths.get(name, rows))
+        for name, dtype in SECTION_DTYPES.items()
+    }
+
+
+class StepBuffers:
+    """Memory for one step: made once, filled by `PagedKVCache.plan` again and again.
+
+    One contiguous array, never grown: a call whose results do not fit is refused. With
+    ``run_ahead`` there are as many as plans are in flight.
+
+    Parameters
+    ----------
+    data : uint8 array, C-contiguous, 64-byte aligned
+        Step buffers' bytes, made by `for_cache` here or in another process.
+
+    Attributes
+    ----------
+    data : uint8 array
+        All of it: copying these bytes hands the plan to another process.
+    plan : StepPlan
+        What is in it.
+
+    Raises
+    ------
+    ArgumentError
+        The bytes are not step buffers of this version.
+    """
+
+    __slots__ = ("data", "plan")
+
+    def __init__(self, data: npt.NDArray[np.uint8]) -> None:
+        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 1:
+            raise ArgumentError(f"data is {data!r:.60}; it must be a uint8 array, one-dimensional")
+        if data.size < STEP_HEADER_BYTES or not data.flags.c_contiguous:
+            raise ArgumentError(
+                f"data has {data.size} bytes; it must be contiguous and at least"
+                f" {STEP_HEADER_BYTES}, what a header takes"
+            )
+        header = data[: STEP_HEADER_DTYPE.itemsize].view(STEP_HEADER_DTYPE)
+        magic, version = int(header["magic"][0]), int(header["version"][0])
+        if magic != STEP_MAGIC or version != STEP_VERSION:
+            raise ArgumentError(
+                f"data begins with {magic:#x}, version {version}; it must be step buffers,"
+                f" {STEP_MAGIC:#x}, version {STEP_VERSION}"
+            )
+        size = int(header["buffer_bytes"][0])
+        if data.size < size:
+            raise ArgumentError(f"data has {data.size} bytes; its header says {size}")
+        self.data = data
+        self.plan = StepPlan(self)
+
+    @classmethod
+    def for_cache(
+        cls,
+        cache: ArenaOwner,
+        max_tokens: int = _DEFAULT_TOKENS,
+        memory: npt.NDArray[np.uint8] | None = None,
+    ) -> Self:
+        """Make buffers for steps of a cache.
+
+        Parameters
+        ----------
+        cache : PagedKVCache
+        max_tokens : int
+            New tokens of one step at most, all sequences together.
+        memory : uint8 array, optional
+            Where to put them, page-locked memory say: C-contiguous, writable, 64-byte
+            aligned, at least `num_bytes` long.
+
+        Returns
+        -------
+        StepBuffers
+
+        Raises
+        ------
+        ArgumentError
+            max_tokens is below 1, or `memory` will not do.
+        """
+        if not isinstance(max_tokens, (int, np.integer)) or max_tokens < 1:
+            raise ArgumentError(f"max_tokens is {max_tokens!r}; it must be an integer, at least 1")
+        sizes = _section_bytes(cache.config, int(max_tokens))
+        total = STEP_HEADER_BYTES + sum(sizes.values())
+        if memory is None:
+            raw = np.zeros(total + _ALIGNMENT, np.uint8)
+            shift = -raw.ctypes.data % _ALIGNMENT
+            memory = raw[shift : shift + total]
+        elif (
+            memory.dtype != np.uint8
+            or memory.ndim != 1
+            or not memory.flags.carray
+            or memory.ctypes.data % _ALIGNMENT
+            or memory.size < total
+        ):
+            raise ArgumentError(
+                f"memory is {memory.dtype} of shape {memory.shape}; it must be uint8,"
+                f" contiguous, writable, 64-byte aligned and at least {total} long"
+            )
+        header = memory[: STEP_HEADER_DTYPE.itemsize].view(STEP_HEADER_DTYPE)
+        header[0] = np.zeros((), STEP_HEADER_DTYPE)
+        header["magic"] = STEP_MAGIC
+        header["version"] = STEP_VERSION
+        header["buffer_bytes"] = total
+        start = STEP_HEADER_BYTES
+        for name, size in sizes.items():
+            header[f"{name}_start"] = start
+            header[f"{name}_end"] = start + size
+            start += size
+        return cls(memory)
+
+    @staticmethod
+    def num_bytes(cache: ArenaOwner, max_tokens: int = _DEFAULT_TOKENS) -> int:
+        """Return the bytes that `for_cache` needs as ``memory``."""
+        return STEP_HEADER_BYTES + sum(_section_bytes(cache.config, max_tokens).values())
+
+
+class StepPlan:
+    """What a step is to do: views over its buffers, valid until they are filled again.
+
+    A device executes the plans in order, each so: copy evicted blocks out (if they are wanted
+    elsewhere), carry out `copies`, then write keys and values to `slot_mapping`.
+
+    Parameters
+    ----------
+    buffers : StepBuffers
+    """
+
+    __slots__ = ("_header", "_sections", "buffers")
+
+    def __init__(self, buffers: StepBuffers) -> None:
+        self.buffers = buffers
+        self._header = buffers.data[: STEP_HEADER_DTYPE.itemsize].view(STEP_HEADER_DTYPE)
+        self._sections: dict[str, npt.NDArray[Any]] = {}
+        for name, dtype in SECTION_DTYPES.items():
+            start, end = (int(self._header[f"{name}_{edge}"][0]) for edge in ("start", "end"))
+            section = buffers.data[start:end]
+            self._sections[name] = section[: section.size // dtype.itemsize * dtype.itemsize].view(
+                dtype
+            )
+
+    def _count(self, name: str) -> int:
+        return int(self._header[name][0])
+
+    def _rows(self, name: str, count: int, fields: int) -> npt.NDArray[np.int32]:
+        return self._sections[name][: count * fields].reshape(count, fields)
+
+    def __repr__(self) -> str:
+        return (
+            f"<StepPlan {self.step_id}: {self.num_entries} entries, {self.num_tokens} tokens,"
+            f" status {self.status}>"
+        )
+
+    @property
+    def step_id(self) -> int:
+        """Which step this is: 1, 2, 3 ... of its cache."""
+        return self._count("step_id")
+
+    @property
+    def is_outstanding(self) -> bool:
+        """Whether it is planned and not committed."""
+        return self._count("phase") == PLANNED
+
+    @property
+    def status(self) -> str:
+        """``"ok"``, or why `step` planned nothing: ``"out_of_blocks"``, ``"too_long"``."""
+        status = self._count("status")
+        return _STATUS_NAMES.get(status, f"status {status}")
+
+    @property
+    def num_missing(self) -> int:
+        """Blocks that a plan with status ``"out_of_blocks"`` needed."""
+        return self._count("detail")
+
+    @property
+    def num_entries(self) -> int:
+        """Sequences planned."""
+        return self._count("num_entries")
+
+    @property
+    def num_tokens(self) -> int:
+        """New tokens of all of them."""
+        return self._count("num_slots")
+
+    @property
+    def entries(self) -> npt.NDArray[Any]:
+        """What is planned for each: ENTRY_DTYPE (row, generation, start, count)."""
+        return self._sections["entries"][: self.num_entries]
+
+    @property
+    def slot_mapping(self) -> npt.NDArray[np.int64]:
+        """Where each new token goes: int64 slots, entry after entry."""
+        return self._sections["slots"][: self.num_tokens]
+
+    @property
+    def seq_lens(self) -> npt.NDArray[np.int32]:
+        """Tokens of each entry's sequence, the new ones included: int32."""
+        return self._sections["seq_lens"][: self.num_entries]
+
+    @property
+    def table_changes(self) -> npt.NDArray[np.int32]:
+        """Entries of block tables that are new, in order: int32, shape (n, 4).
+
+        Layer group, sequence row (a handle's lower 32 bits), column, block_id (NO_BLOCK for a
+        hole). First what commits changed, then what the plan did.
+        """
+        return self._rows("changes", self._count("num_changes"), CHANGE_FIELDS)
+
+    @property
+    def copies(self) -> npt.NDArray[np.int32]:
+        """Blocks to copy: int32, shape (n, 4): layer group, source, destination, tokens."""
+        return self._rows("copies", self._count("num_copies"), STEP_COPY_FIELDS)
+
+    @property
+    def evicted(self) -> npt.NDArray[Any]:
+        """Cached blocks given up, with their keys, in order: EVICTED_DTYPE."""
+        return self._sections["evicted"][: self._count("num_evicted")]
+
+    @property
+    def survivors(self) -> npt.NDArray[np.int32]:
+        """Which positions of the batch are planned, in order: int32."""
+        return self._sections["survivors"][: self._count("num_survivors")]
+
+    @property
+    def preempted(self) -> npt.NDArray[Any]:
+        """Sequences that were ended to make room, in order: PREEMPTED_DTYPE."""
+        return self._sections["preempted"][: self._count("num_preempted")]
+
+    @property
+    def deferred(self) -> npt.NDArray[np.int32]:
+        """Which positions of the batch wait for blocks behind the fence: int32."""
+        return self._sections["deferred"][: self._count("num_deferred")]
+
+    @property
+    def skipped(self) -> npt.NDArray[np.int32]:
+        """Which entries of the committed plan counted for nothing: int32.
+
+        Their sequences have ended or were cut below them since the plan.
+        """
+        return self._sections["skipped"][: self._count("num_skipped")]
