@@ -3,16 +3,15 @@
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from nbkv._arguments import check_count, check_id, check_tokens
 from nbkv._named import NamedPrefixes
 from nbkv.hashing import ExtraKey, Salt, Tokens, normalize_extra_keys
 from nbkv.kernels import admit
-from nbkv.layout import INT32, TOO_MANY_EXTRAS
+from nbkv.layout import TOO_MANY_EXTRAS
 
 _INT64_MAX: Final = 2**63 - 1
 _INT32_MAX: Final = 2**31 - 1
+_ROW_MASK: Final = 0xFFFFFFFF
 _NO_SALT: Final = (0, 0)
 _NO_EXTRAS: Final = normalize_extra_keys(())
 
@@ -85,18 +84,15 @@ class Admission(NamedPrefixes):
         >>> cache.match_prefix(prompt, max_hit_tokens=9).num_hit_tokens
         8
         """
-        if not (
-            type(token_ids) is np.ndarray and token_ids.dtype is INT32 and token_ids.flags.carray
-        ):
-            token_ids = check_tokens("token_ids", token_ids)
+        tokens = check_tokens("token_ids", token_ids)
         limit = _INT64_MAX
         if max_hit_tokens is not None:
             limit = min(check_count("max_hit_tokens", max_hit_tokens), _INT64_MAX)
         low, high = _NO_SALT if salt is None else _words(salt)
         extras = _NO_EXTRAS if extra_keys == () else normalize_extra_keys(extra_keys)
         out = self._match_out
-        hit = admit.match_prefix(self._arena, token_ids, limit, low, high, *extras, out)
-        return PrefixMatch(token_ids.size, hit, *out.tolist())
+        hit = admit.match_prefix(self._arena, tokens, limit, low, high, *extras, out)
+        return PrefixMatch(tokens.size, hit, *out.tolist())
 
     def can_admit(self, match: PrefixMatch, reserve_tokens: int | None = None) -> bool:
         """Tell whether a matched prompt would fit now, the watermark left usable.
@@ -194,9 +190,6 @@ class Admission(NamedPrefixes):
         if handle < 0:
             self._fail(handle, "seq_id", seq_id)
         return handle, int(self._hit_tokens[handle & _ROW_MASK])
-
-
-_ROW_MASK: Final = 0xFFFFFFFF
 
 
 def _words(salt: object) -> tuple[int, int]:

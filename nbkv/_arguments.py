@@ -1,12 +1,13 @@
 """Arguments made into what the kernels take, or refused by name, value and range."""
 
 import operator
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from nbkv.errors import ArgumentError
+from nbkv.layout import INT32
 
 ID_MAX: Final = 2**64 - 1
 _INT32_MAX: Final = 2**31 - 1
@@ -81,6 +82,24 @@ def check_count(name: str, value: object) -> int:
     if number < 0:
         refuse(name, value, "at least 0")
     return number
+
+
+def is_plain(value: object, dtype: "np.dtype[Any]") -> TypeGuard[npt.NDArray[Any]]:
+    """Tell fast whether an array is what a kernel takes, without a conversion.
+
+    Parameters
+    ----------
+    value : object
+    dtype : numpy.dtype
+        A builtin one, of which there is one object; False may also mean "look closer".
+
+    Returns
+    -------
+    bool
+    """
+    if type(value) is not np.ndarray or value.dtype is not dtype or value.ndim != 1:
+        return False
+    return value.flags.carray
 
 
 def check_vector(name: str, value: object, dtype: type[np.generic]) -> npt.NDArray[Any]:
@@ -198,6 +217,8 @@ def check_tokens(name: str, values: object) -> npt.NDArray[np.int32]:
     ArgumentError
         A value does not fit into int32, or not one-dimensional.
     """
+    if is_plain(values, INT32):
+        return values
     if not isinstance(values, np.ndarray):
         return _convert_tokens(name, _items(name, values))
     if values.ndim != 1:

@@ -77,7 +77,10 @@ _REASONS: dict[int, tuple[type[KVCacheError], str]] = {
         StepError,
         "{name} is {value}; steps are committed once each and in order, and {detail} is next",
     ),
-    layout.STEP_UNKNOWN: (StepError, "{name} is {value}; it must be 1 to {detail}, a step planned"),
+    layout.STEP_UNKNOWN: (
+        StepError,
+        "{name} is {value}; it must be that of a step planned and not completed, at most {detail}",
+    ),
     layout.STEPS_UNCOMMITTED: (
         StepError,
         "{name} is {value}; steps before a failed one must be committed first, {detail} is next",
@@ -103,6 +106,10 @@ _REASONS: dict[int, tuple[type[KVCacheError], str]] = {
     layout.BUFFERS_IN_USE: (
         StepError,
         "{name} is {value}, a plan that is not committed; use buffers of another step",
+    ),
+    layout.DIFFERENT_PROMPTS: (
+        ArgumentError,
+        "{name} is {value}; it must be of a sequence with the same salt and extra keys",
     ),
     layout.BELOW_WINDOW: (
         ArgumentError,

@@ -6,8 +6,14 @@ from typing import Any, Final, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from nbkv._arguments import check_count, check_counts, check_tokens, check_vector, refuse
-from nbkv._batches import BatchCalls
+from nbkv._arguments import (
+    check_count,
+    check_counts,
+    check_tokens,
+    check_vector,
+    refuse,
+)
+from nbkv._lifetimes import Handles, Lifetimes
 from nbkv.config import CacheConfig
 from nbkv.hashing import Tokens
 from nbkv.kernels import steps
@@ -17,7 +23,6 @@ from nbkv.layout import (
     BUFFERS_IN_USE,
     BUFFERS_TOO_SMALL,
     INT32,
-    INT64,
     NEGATIVE_COUNT,
     STEP_NOT_NEXT,
     STEP_OUTSTANDING,
@@ -25,24 +30,22 @@ from nbkv.layout import (
 )
 from nbkv.plan import StepBuffers, StepPlan
 
-Handles = npt.NDArray[np.int64] | npt.NDArray[np.uint64]
-
 _EXHAUSTION: Final = {"raise": RAISE, "stop": STOP, "preempt": PREEMPT}
 _INT32_MAX: Final = 2**31 - 1
+# Counts for all of a batch that are kept as arrays.
+_FREQUENT_COUNTS: Final = 17
 _NONE_64: Final = np.empty(0, np.int64)
 _NONE_32: Final = np.empty(0, np.int32)
 _BLAMES_BUFFERS: Final = (BUFFERS_IN_USE, BUFFERS_TOO_SMALL)
 
 
-class StepCalls(BatchCalls):
+class StepCalls(Lifetimes):
     """Plan, compute, commit: nothing is found by prefix before its keys and values exist."""
 
     def __init__(self, config: CacheConfig) -> None:
         super().__init__(config)
         self._outstanding: deque[StepPlan] = deque()
-        self._counts_of: dict[int, npt.NDArray[np.int32]] = {
-            count: np.array([count], np.int32) for count in range(17)
-        }
+        self._counts_of = [np.array([count], np.int32) for count in range(_FREQUENT_COUNTS)]
 
     def plan(
         self,
@@ -222,42 +225,6 @@ class StepCalls(BatchCalls):
             self._outstanding.append(buffers.plan)
         return buffers.plan
 
-    def complete(self, step_id: int) -> None:
-        """Say that a step and all before it have run: what they fenced may be reused.
-
-        Parameters
-        ----------
-        step_id : int
-            `StepPlan.step_id`; one that is completed already changes nothing.
-
-        Raises
-        ------
-        StepError
-            No such step was planned.
-        """
-        number = min(check_count("step_id", step_id), 2**63 - 1)
-        status = steps.complete_step(self._arena, number)
-        if status < 0:
-            self._fail(status, "step_id", step_id)
-
-    def finish(self, sequences: Handles) -> None:
-        """End a batch of sequences, all or nothing; their indexed blocks stay cached.
-
-        Parameters
-        ----------
-        sequences : int64 or uint64 array
-            Handles or seq_ids.
-
-        Raises
-        ------
-        UnknownSequenceError, DuplicateSequenceError
-        """
-        handles = self._handles("sequences", sequences)
-        status = steps.finish_rows(self._arena, handles)
-        if status < 0:
-            at = int(self._runtime["detail"][0])
-            self._fail(status, f"sequences[{at}]", sequences[at])
-
     def _buffers_for(self, out: StepBuffers | None) -> StepBuffers:
         if type(out) is StepBuffers:
             return out
@@ -265,38 +232,23 @@ class StepCalls(BatchCalls):
             return StepBuffers.for_cache(self)
         raise TypeError(f"out is {out!r}; it must be a nbkv.StepBuffers")
 
-    def _handles(self, name: str, sequences: Any) -> npt.NDArray[np.int64]:
-        """Take handles as they are, and look seq_ids up."""
-        if type(sequences) is np.ndarray and sequences.dtype is INT64 and sequences.ndim == 1:
-            if sequences.flags.carray:
-                return sequences
-        if not isinstance(sequences, np.ndarray) or sequences.dtype != np.uint64:
-            return check_vector(name, sequences, np.int64)
-        seq_ids = check_vector(name, sequences, np.uint64)
-        handles = np.empty(seq_ids.size, np.int64)
-        status = steps.resolve_ids(self._arena, seq_ids, handles)
-        if status < 0:
-            at = int(self._runtime["detail"][0])
-            self._fail(status, f"{name}[{at}]", seq_ids[at])
-        return handles
-
     def _check_batch(
         self,
-        sequences: Any,
-        counts: Any,
+        sequences: Handles,
+        counts: npt.NDArray[np.int32] | int,
         lookahead: int,
         on_exhaustion: str,
-        rank: Any,
-        victims: Any,
+        rank: npt.NDArray[np.int64] | None,
+        victims: Handles | None,
     ) -> tuple[Any, ...]:
         """Make a batch into what kernels take."""
         handles = self._handles("sequences", sequences)
-        if type(counts) is np.ndarray and counts.dtype is INT32 and counts.flags.carray:
-            if counts.shape != handles.shape:
-                check_counts("counts", counts, handles.size)
+        if type(counts) is int and 0 <= counts < _FREQUENT_COUNTS:
+            numbers = self._counts_of[counts]
+        elif is_plain(counts, INT32) and counts.size == handles.size:
+            numbers = counts
         else:
-            known = self._counts_of.get(counts) if type(counts) is int else None
-            counts = check_counts("counts", counts, handles.size) if known is None else known
+            numbers = check_counts("counts", counts, handles.size)
         mode = _EXHAUSTION.get(on_exhaustion)
         if mode is None:
             allowed = ", ".join(_EXHAUSTION)
@@ -314,10 +266,10 @@ class StepCalls(BatchCalls):
                     f"{ranks.size} numbers",
                     f"as many as sequences and victims, {handles.size + others.size}",
                 )
-        return handles, counts, ahead, mode, ranks, others
+        return handles, numbers, ahead, mode, ranks, others
 
     def _check_committed(
-        self, num_accepted: Any, tokens: Any
+        self, num_accepted: npt.NDArray[np.int32] | None, tokens: Tokens | None
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], bool]:
         """Make what a plan came to into what kernels take."""
         accepted = _NONE_32
@@ -325,17 +277,22 @@ class StepCalls(BatchCalls):
             accepted = check_vector("num_accepted", num_accepted, np.int32)
         if tokens is None:
             return accepted, _NONE_32, False
-        if type(tokens) is np.ndarray and tokens.dtype is INT32 and tokens.ndim == 1:
-            if tokens.flags.carray:
-                return accepted, tokens, True
         return accepted, check_tokens("tokens", tokens), True
 
     def _forget_outstanding(self, plan: StepPlan) -> None:
         if self._outstanding and self._outstanding[0] is plan:
             self._outstanding.popleft()
 
+    def _forget_withdrawn(self) -> None:
+        self._outstanding.clear()
+
     def _fail_plan(
-        self, status: int, buffers: StepBuffers, sequences: Any, counts: Any, victims: Any
+        self,
+        status: int,
+        buffers: StepBuffers,
+        sequences: Handles,
+        counts: npt.NDArray[np.int32] | int,
+        victims: Handles | None,
     ) -> NoReturn:
         """Blame what refused a plan."""
         at = int(self._runtime["detail"][0])
@@ -344,7 +301,8 @@ class StepCalls(BatchCalls):
         if status == STEP_OUTSTANDING:
             self._fail(status, "sequences", f"a batch of {len(sequences)}")
         if status == NEGATIVE_COUNT:
-            self._fail(status, f"counts[{at}]", counts[at] if np.ndim(counts) else counts)
+            value = counts[at] if isinstance(counts, np.ndarray) else counts
+            self._fail(status, f"counts[{at}]", value)
         if at < len(sequences):
             self._fail(status, f"sequences[{at}]", sequences[at])
         if victims is not None and at - len(sequences) < len(victims):
@@ -352,7 +310,12 @@ class StepCalls(BatchCalls):
         self._fail(status, "sequences", f"a batch of {len(sequences)}")
 
     def _fail_commit(
-        self, status: int, plan: StepPlan, buffers: StepBuffers, accepted: Any, tokens: Any
+        self,
+        status: int,
+        plan: StepPlan,
+        buffers: StepBuffers,
+        accepted: npt.NDArray[np.int32],
+        tokens: npt.NDArray[np.int32],
     ) -> NoReturn:
         """Blame what refused a commit."""
         if status in _BLAMES_BUFFERS:

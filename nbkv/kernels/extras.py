@@ -157,3 +157,26 @@ def extra_at(state: State, row: int, column: int) -> int:
     if column == 0:
         return salt_extra(keys["salt_low"][row], keys["salt_high"][row], key)
     return key
+
+
+@kernel
+def same_identity(state: State, row: int, other: int) -> bool:
+    """Tell whether two sequences have the same salt and extra keys."""
+    keys = state.sequence_keys
+    if keys["salt_low"][row] != keys["salt_low"][other]:
+        return False
+    if keys["salt_high"][row] != keys["salt_high"][other]:
+        return False
+    extras = state.extras
+    first = np.int64(keys["first_extra"][row]) - 1
+    second = np.int64(keys["first_extra"][other]) - 1
+    while first >= 0 and second >= 0:
+        if extras["digest"][first] != extras["digest"][second]:
+            return False
+        if extras["start"][first] != extras["start"][second]:
+            return False
+        if extras["end"][first] != extras["end"][second]:
+            return False
+        first = np.int64(extras["next_extra"][first]) - 1
+        second = np.int64(extras["next_extra"][second]) - 1
+    return first < 0 and second < 0

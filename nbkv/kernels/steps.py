@@ -3,13 +3,14 @@
 import numpy as np
 
 from nbkv._jit import entry, kernel, outlined_kernel
-from nbkv.kernels.buffers import forget_plan, open_step
+from nbkv.kernels.buffers import Step, forget_plan, open_step
 from nbkv.kernels.commit import advance_fence, check_commit, commit_entries
 from nbkv.kernels.index import find_row
 from nbkv.kernels.plan import plan_entries
 from nbkv.kernels.rows import close_row, handle_of, row_of
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
 from nbkv.layout import (
+    BUFFERS_TOO_SMALL,
     DUPLICATE_SEQUENCE,
     IN_BATCH,
     NEGATIVE_COUNT,
@@ -134,7 +135,7 @@ def next_step(
     out = open_step(buffers)
     status = np.int64(check_commit(state, step, out, accepted, tokens, has_tokens))
     if status == 0:
-        status = np.int64(_check_batch(state, handles, counts))
+        status = np.int64(_check_batch(state, out, handles, counts))
     if status < 0:
         return status
     commit_entries(state, step, out, accepted, tokens, has_tokens)
@@ -151,18 +152,36 @@ def next_step(
 
 
 @outlined_kernel
-def _check_batch(state: State, handles: Records, counts: Records) -> int:
+def _check_batch(state: State, out: Step, handles: Records, counts: Records) -> int:
     """Find what is wrong with a batch whatever the commit before it does: 0 or a status."""
+    total = np.int64(0)
     for i in range(counts.size):
         if counts[i] < 0:
             state.runtime["detail"][0] = i
             return NEGATIVE_COUNT
-    return np.int64(_check_handles(state, handles))
+        total += np.int64(counts[i])
+    if counts.size == 1:
+        total *= handles.size
+    if total > out.slots.size or handles.size > out.entries.size:
+        state.runtime["detail"][0] = max(total, handles.size)
+        return BUFFERS_TOO_SMALL
+    return np.int64(check_handles(state, handles))
 
 
 @kernel
-def _check_handles(state: State, handles: Records) -> int:
-    """Tell whether handles are alive and each stands once: 0, or a status."""
+def check_handles(state: State, handles: Records) -> int:
+    """Tell whether handles are alive and each stands once.
+
+    Parameters
+    ----------
+    state : State
+    handles : int64
+
+    Returns
+    -------
+    int
+        0, or a status; the runtime's detail says at which position.
+    """
     flags = state.sequences["flags"]
     status = np.int64(0)
     marked = np.int64(0)
@@ -220,7 +239,7 @@ def finish_rows(arena: Arena, handles: Records) -> int:
         0, or a status; nothing has changed then.
     """
     state = open_state(arena)
-    status = np.int64(_check_handles(state, handles))
+    status = np.int64(check_handles(state, handles))
     if status < 0:
         return status
     begin_report(state)

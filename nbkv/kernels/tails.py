@@ -102,6 +102,8 @@ def _copy_block(state: State, source: int, num_tokens: int) -> int:
     copy = allocate(state)
     state.blocks["num_tokens"][copy] = num_tokens
     state.blocks["access_count"][copy] = 2
+    # What is copied is there when this step has run, and not if it fails.
+    state.blocks["ready_step"][copy] = state.header["num_steps"][0]
     # A copy is not an allocation: the seed counts it in cow_copies alone.
     state.header["cow_copies"][0] += 1
     at = state.runtime["num_copies"][0]
