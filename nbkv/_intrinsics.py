@@ -82,12 +82,27 @@ def offer_section(name: str, record: str, section: str, dtype: "np.dtype[Any]") 
     @overload_attribute(StateType, name)
     def offer(state: Any) -> Callable[[Any], Any]:
         def from_header(state: Any) -> Any:
-            return _borrow(state, state.header[start][0], state.header[end][0], dtype)
+            edges = state.header
+            return _borrow(state, _constant(edges[start]), _constant(edges[end]), dtype)
 
         def from_runtime(state: Any) -> Any:
-            return _borrow(state, state.runtime[start][0], state.runtime[end][0], dtype)
+            edges = state.runtime
+            return _borrow(state, _constant(edges[start]), _constant(edges[end]), dtype)
 
         return from_header if record == "header" else from_runtime
+
+
+@intrinsic
+def _constant(typingctx: Any, field: Any) -> Any:
+    """Load a field that no kernel writes, so that no store makes LLVM load it again."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source = make_array(signature.args[0])(context, builder, args[0])
+        value = builder.load(source.data)
+        value.set_metadata("invariant.load", builder.module.add_metadata([]))
+        return value
+
+    return types.int64(field), codegen
 
 
 @intrinsic
