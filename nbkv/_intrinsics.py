@@ -162,3 +162,42 @@ def _prefetch_overload(array: Any, index: Any) -> Any:
         _prefetch(array, index)
 
     return fetch
+
+
+def copy_record(records: Array, index: int, template: Array) -> None:
+    """Overwrite ``records[index]`` with the one record of a template.
+
+    Compiled, one copy of its bytes; numba's own assignment stores constants piece by piece.
+
+    Parameters
+    ----------
+    records : structured, one-dimensional, C-contiguous
+    index : int
+        At least 0.
+    template : structured, shape (1,)
+        Of the same dtype.
+    """
+    records[index] = template[0]
+
+
+@intrinsic
+def _copy_record(typingctx: Any, records: Any, index: Any, template: Any) -> Any:
+    signature = types.void(records, types.int64, template)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        target = make_array(signature.args[0])(context, builder, args[0])
+        source = make_array(signature.args[2])(context, builder, args[2])
+        address = cgutils.pointer_add(builder, target.data, builder.mul(args[1], target.itemsize))
+        size = ir.Constant(ir.IntType(64), signature.args[0].dtype.size)
+        cgutils.raw_memcpy(builder, address, source.data, size, 1)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@overload(copy_record)
+def _copy_record_overload(records: Any, index: Any, template: Any) -> Any:
+    def copy(records: Any, index: Any, template: Any) -> None:
+        _copy_record(records, index, template)
+
+    return copy

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nbkv._intrinsics import prefetch
+from nbkv._intrinsics import copy_record, prefetch
 from nbkv._jit import kernel
 from nbkv.kernels.state import Records, State
 from nbkv.layout import BLOCK_DTYPE, FREE, HELD, NO_BLOCK, NO_ROW
@@ -53,7 +53,7 @@ def _start_block(blocks: Records, block_id: int, alloc_order: int, num_tokens: i
     """Write the record of a block just handed out, with one reference."""
     generation = blocks["generation"][block_id]
     # One copy of a cache line instead of a store a field.
-    blocks[block_id] = _HANDED_OUT[0]
+    copy_record(blocks, block_id, _HANDED_OUT)
     blocks["num_tokens"][block_id] = num_tokens
     blocks["generation"][block_id] = generation + 1
     blocks["alloc_order"][block_id] = alloc_order
