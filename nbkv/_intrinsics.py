@@ -11,6 +11,8 @@ from numba.core.datamodel import models
 from numba.extending import intrinsic, overload, overload_attribute, register_model
 from numba.np.arrayobj import make_array, populate_array
 
+from nbkv.layout import INDEX_DTYPE, INDEX_WAYS
+
 Array = npt.NDArray[Any]
 _BYTES = ir.IntType(8).as_pointer()
 
@@ -201,3 +203,69 @@ def _copy_record_overload(records: Any, index: Any, template: Any) -> Any:
         _copy_record(records, index, template)
 
     return copy
+
+
+def find_occupant(index: Array, start: int, occupant: int) -> int:
+    """Find the first slot of an index bucket whose occupant field is this.
+
+    Compiled, all slots are compared at once: a bucket is one vector register.
+
+    Parameters
+    ----------
+    index : INDEX_DTYPE, C-contiguous
+    start : int
+        First slot of the bucket, at least 0.
+    occupant : int
+        As the field has it: 0 finds an empty slot.
+
+    Returns
+    -------
+    int
+        A slot, or -1.
+    """
+    for slot in range(start, start + INDEX_WAYS):
+        if index["occupant"][slot] == occupant:
+            return slot
+    return -1
+
+
+def _occupant_lanes() -> list[bool]:
+    """Tell which of a bucket's 32-bit words are occupant fields."""
+    bucket = np.zeros(INDEX_WAYS, INDEX_DTYPE)
+    bucket["occupant"] = -1
+    return [bool(word) for word in bucket.view(np.int32)]
+
+
+@intrinsic
+def _find_occupant(typingctx: Any, index: Any, start: Any, occupant: Any) -> Any:
+    signature = types.int64(index, types.int64, types.int64)
+    lanes = _occupant_lanes()
+    word, wide, vector = ir.IntType(32), ir.IntType(64), ir.VectorType(ir.IntType(32), len(lanes))
+    fields = sum(1 << lane for lane, is_occupant in enumerate(lanes) if is_occupant)
+    words_a_slot = len(lanes) // INDEX_WAYS
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source = make_array(signature.args[0])(context, builder, args[0])
+        byte = builder.mul(args[1], source.itemsize)
+        bucket = cgutils.pointer_add(builder, source.data, byte, vector.as_pointer())
+        wanted = builder.insert_element(
+            ir.Constant(vector, ir.Undefined), builder.trunc(args[2], word), word(0)
+        )
+        everywhere = ir.Constant(vector, [0] * len(lanes))
+        wanted = builder.shuffle_vector(wanted, wanted, everywhere)
+        equal = builder.icmp_signed("==", builder.load(bucket, align=4), wanted)
+        bits = builder.zext(builder.bitcast(equal, ir.IntType(len(lanes))), wide)
+        matches = builder.and_(bits, wide(fields))
+        lane = builder.cttz(matches, ir.IntType(1)(0))
+        slot = builder.add(args[1], builder.udiv(lane, wide(words_a_slot)))
+        return builder.select(builder.icmp_unsigned("==", matches, wide(0)), wide(-1), slot)
+
+    return signature, codegen
+
+
+@overload(find_occupant)
+def _find_occupant_overload(index: Any, start: Any, occupant: Any) -> Any:
+    def find(index: Any, start: Any, occupant: Any) -> Any:
+        return _find_occupant(index, start, occupant)
+
+    return find
