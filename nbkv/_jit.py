@@ -9,6 +9,7 @@ import atexit
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -153,6 +154,11 @@ def entry(signature: str) -> Callable[[F], F]:
 def compile_entries() -> Iterator[str]:
     """Compile, or load from disk, each entry kernel that is not yet ready.
 
+    From then on its module's name for it is the machine code itself. numba's dispatch looks
+    at every argument to choose among signatures, of which there is one: 70 to 110 ns a call.
+    The machine code takes it on trust that an array has the signature's dtype and
+    dimensions; the facade checks that.
+
     Yields
     ------
     str
@@ -162,4 +168,6 @@ def compile_entries() -> Iterator[str]:
         if not INTERPRETED and not function.signatures:
             function.compile(signature)
             function.disable_compile()
+            (code,) = function.overloads.values()
+            setattr(sys.modules[function.__module__], function.__name__, code.entry_point)
         yield function.__name__
