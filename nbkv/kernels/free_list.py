@@ -91,10 +91,12 @@ def allocate_run(state: State, out: Records, start: int, count: int, num_tokens:
             # The list is a chain of misses; what was evicted last mostly stands at its end.
             if i + _AHEAD < num_evicted:
                 prefetch(blocks, state.evicted[i + _AHEAD])
-            after = np.int64(blocks["link"][block_id])
-            _start_block(blocks, block_id, order + i + 1, num_tokens)
+            # Unsigned, it is known not to count from the end: the way from one link to the
+            # next is what a block costs here.
+            place = np.uint64(block_id)
             out[start + i] = block_id
-            block_id = after
+            block_id = np.int64(blocks["link"][place])
+            _start_block(blocks, place, order + i + 1, num_tokens)
         header["free_head"][0] = block_id
         if block_id == NO_BLOCK:
             header["free_tail"][0] = NO_BLOCK
