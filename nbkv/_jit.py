@@ -9,6 +9,7 @@ import atexit
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -155,6 +156,11 @@ def entry(signature: str) -> Callable[[F], F]:
 def make_ready(function: Callable[..., Any]) -> None:
     """Compile one entry kernel, or load it from disk, unless it is ready.
 
+    From then on its module's name for it is the machine code itself. numba's dispatch looks
+    at every argument to choose among signatures, of which there is one: 70 to 110 ns a call.
+    The machine code takes it on trust that an array has the signature's dtype and
+    dimensions; the facade checks that.
+
     Parameters
     ----------
     function : callable
@@ -164,6 +170,8 @@ def make_ready(function: Callable[..., Any]) -> None:
     if not INTERPRETED and not function.signatures:
         function.compile(signature)
         function.disable_compile()
+        (code,) = function.overloads.values()
+        setattr(sys.modules[function.__module__], function.__name__, code.entry_point)
 
 
 def compile_entries() -> Iterator[str]:

@@ -11,6 +11,7 @@ from nbkv._arguments import (
     check_counts,
     check_tokens,
     check_vector,
+    is_plain,
     refuse,
 )
 from nbkv._lifetimes import Handles, Lifetimes

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from nbkv._arguments import (
-    ID_MAX,
     check_count,
     check_hashes,
     check_id,
@@ -23,6 +22,8 @@ from nbkv.layout import (
 )
 
 _INT64_MAX = 2**63 - 1
+#: Looked up once: twice a call, in numpy and here, it took longer than an id's check.
+_empty = np.empty
 _BLAMES_NEW_SEQUENCE = (SEQUENCE_EXISTS, TOO_MANY_SEQUENCES)
 
 
@@ -94,20 +95,28 @@ class PagedKVCache(StepCalls):
         ------
         OutOfBlocksError, CapacityError
         """
-        if type(seq_id) is not int or not 0 <= seq_id <= ID_MAX:
+        if type(seq_id) is not int:
             seq_id = check_id("seq_id", seq_id)
         if type(num_tokens) is not int or num_tokens <= 0:
             num_tokens = check_count("num_tokens", num_tokens)
-        needed = -(-num_tokens // self._block_size)
+            if num_tokens == 0:
+                check_id("seq_id", seq_id)
+                return _empty(0, INT32)
+        needed = (num_tokens - 1) // self._block_size + 1
         if needed > self._num_blocks:
+            check_id("seq_id", seq_id)
             raise OutOfBlocksError(needed, self.num_free_blocks, self.num_cached_blocks, 0)
-        out = np.empty(needed, INT32)
-        if num_tokens == 0:
+        out = _empty(needed, INT32)
+        try:
+            written = append.allocate_for_tokens(self._arena, seq_id, num_tokens, out)
+        except OverflowError:
+            check_id("seq_id", seq_id)
+            raise
+        if written == needed:
             return out
-        written = append.allocate_for_tokens(self._arena, seq_id, num_tokens, out)
         if written < 0:
             self._fail(written, "seq_id", seq_id)
-        return out if written == needed else out[:written]
+        return out[:written]
 
     def append_token(self, seq_id: int) -> int:
         """Append one token to a sequence, opening it if unknown.

@@ -148,15 +148,14 @@ def allocate_for_tokens(arena: Arena, seq_id: int, num_tokens: int, out: Records
         New ids written, or a status; nothing has changed then.
     """
     state = open_state(arena)
-    row = np.int64(find_row(state, np.uint64(seq_id)))
-    before = np.int64(0)
-    if row >= 0:
-        before = np.int64(state.sequences["num_blocks"][row])
+    allocated = state.header["total_allocations"][0]
     row = np.int64(write_tokens(state, np.uint64(seq_id), num_tokens))
     if row < 0:
         return row
-    count = np.int64(state.sequences["num_blocks"][row]) - before
-    first = row * state.header["table_stride"][0] + before
+    # Its new blocks are the last of its table.
+    count = state.header["total_allocations"][0] - allocated
+    end = row * state.header["table_stride"][0] + np.int64(state.sequences["num_blocks"][row])
+    tables = state.tables
     for i in range(count):
-        out[i] = state.tables[first + i]
+        out[i] = tables[end - count + i]
     return count

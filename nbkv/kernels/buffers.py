@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbkv._intrinsics import StepType, offer_address, offer_section, offer_start
+from nbkv._addresses import StepType, offer_address, offer_section, offer_start
 from nbkv._jit import INTERPRETED, kernel
 from nbkv.kernels.state import Arena, Records, State
 from nbkv.layout import COPY_FIELDS, INT32, INT64, NO_BLOCK

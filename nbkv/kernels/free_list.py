@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nbkv._intrinsics import prefetch
+from nbkv._intrinsics import copy_record, prefetch
 from nbkv._jit import kernel
 from nbkv.kernels.fence import enter_fence
 from nbkv.kernels.state import Records, State
@@ -77,7 +77,7 @@ def _start_block(
     """Write the record of a block just handed out, with one reference."""
     generation = blocks["generation"][block_id]
     # One copy of a cache line instead of a store a field.
-    blocks[block_id] = _HANDED_OUT[0]
+    copy_record(blocks, block_id, _HANDED_OUT)
     blocks["num_tokens"][block_id] = num_tokens
     blocks["generation"][block_id] = generation + 1
     blocks["alloc_order"][block_id] = alloc_order
@@ -117,10 +117,12 @@ def allocate_run(state: State, out: Records, start: int, count: int, num_tokens:
             # The list is a chain of misses; what was evicted last mostly stands at its end.
             if i + _AHEAD < num_evicted:
                 prefetch(blocks, state.evicted[i + _AHEAD])
-            after = np.int64(blocks["link"][block_id])
-            _start_block(blocks, block_id, order + i + 1, num_tokens, ready)
+            # Unsigned, it is known not to count from the end: the way from one link to the
+            # next is what a block costs here.
+            place = np.uint64(block_id)
             out[start + i] = block_id
-            block_id = after
+            block_id = np.int64(blocks["link"][place])
+            _start_block(blocks, place, order + i + 1, num_tokens, ready)
         header["free_head"][0] = block_id
         if block_id == NO_BLOCK:
             header["free_tail"][0] = NO_BLOCK

@@ -8,6 +8,7 @@ when the bucket was full (algorithm R of Knuth, TAOCP vol. 3, 6.4, by buckets), 
 
 import numpy as np
 
+from nbkv._intrinsics import find_occupant
 from nbkv._jit import kernel, outlined_kernel, wrapping_kernel
 from nbkv.kernels.state import Records, State
 from nbkv.layout import INDEX_WAYS
@@ -38,29 +39,6 @@ def mix_tag(key: int) -> int:
 
 
 @kernel
-def _find_slot(index: Records, start: int, occupant: int) -> int:
-    """Find the first slot of a bucket whose occupant field is this, or -1; without branches."""
-    found = -1
-    for i in range(INDEX_WAYS - 1, -1, -1):
-        if index["occupant"][start + i] == occupant:
-            found = start + i
-    return found
-
-
-@kernel
-def _find_with_gaps(index: Records, start: int, occupant: int) -> tuple[int, int]:
-    """Find an occupant's slot in a bucket, or -1, and count the empty slots on the way."""
-    found = np.int64(-1)
-    gaps = np.int64(0)
-    for i in range(INDEX_WAYS):
-        here = index["occupant"][start + i]
-        if here == occupant:
-            found = np.int64(start + i)
-        gaps += 1 if here == 0 else 0
-    return found, gaps
-
-
-@kernel
 def insert_slot(index: Records, mask: int, tag: int, occupant: int) -> None:
     """Add an occupant; equal tags may coexist.
 
@@ -75,10 +53,10 @@ def insert_slot(index: Records, mask: int, tag: int, occupant: int) -> None:
         A row, block_id or name, at least 0.
     """
     bucket = tag & mask
-    slot = np.int64(_find_slot(index, bucket * INDEX_WAYS, 0))
+    slot = np.int64(find_occupant(index, bucket * INDEX_WAYS, 0))
     while slot < 0:
         bucket = (bucket + 1) & mask
-        slot = np.int64(_find_slot(index, bucket * INDEX_WAYS, 0))
+        slot = np.int64(find_occupant(index, bucket * INDEX_WAYS, 0))
     index["tag"][slot] = np.uint32(tag)
     index["occupant"][slot] = occupant + 1
 
@@ -94,11 +72,11 @@ def remove_slot(index: Records, mask: int, tag: int, occupant: int) -> None:
         As it was inserted.
     """
     bucket = tag & mask
-    slot, gaps = _find_with_gaps(index, bucket * INDEX_WAYS, occupant + 1)
+    slot = np.int64(find_occupant(index, bucket * INDEX_WAYS, occupant + 1))
     while slot < 0:
         bucket = (bucket + 1) & mask
-        slot, gaps = _find_with_gaps(index, bucket * INDEX_WAYS, occupant + 1)
-    if gaps == 0:
+        slot = np.int64(find_occupant(index, bucket * INDEX_WAYS, occupant + 1))
+    if not has_gap(index, bucket):
         slot = np.int64(_shift_back(index, mask, bucket, slot))
     index["tag"][slot] = 0
     index["occupant"][slot] = 0
@@ -128,7 +106,7 @@ def _shift_back(index: Records, mask: int, bucket: int, hole: int) -> int:
 @kernel
 def has_gap(index: Records, bucket: int) -> bool:
     """Tell whether a bucket has an empty slot: nothing that belongs there lies further on."""
-    return np.int64(_find_slot(index, bucket * INDEX_WAYS, 0)) >= 0
+    return np.int64(find_occupant(index, bucket * INDEX_WAYS, 0)) >= 0
 
 
 @kernel

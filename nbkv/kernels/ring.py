@@ -142,17 +142,12 @@ def prefetch_victims(state: State) -> None:
     header = state.header
     mask = header["ring_mask"][0]
     head = header["ring_head"][0]
-    tail = header["ring_tail"][0]
-    if head + _FAR < tail:
-        far = state.ring[(head + _FAR) & mask]
-        if far != NO_BLOCK:
-            prefetch(state.blocks, far)
-            prefetch(state.keys, far)
-    if head + _NEAR < tail:
-        near = state.ring[(head + _NEAR) & mask]
-        if near != NO_BLOCK:
-            parent = state.blocks["parent"][near]
-            if parent != NO_BLOCK:
-                prefetch(state.blocks, parent)
-            tag = mix_tag(state.keys["hash_low"][near])
-            prefetch(state.prefix_index, (tag & header["prefix_index_mask"][0]) * INDEX_WAYS)
+    # Beyond the tail stand ids of long ago or zeros: fetching those does no harm.
+    far = state.ring[(head + _FAR) & mask]
+    prefetch(state.blocks, far)
+    prefetch(state.keys, far)
+    near = state.ring[(head + _NEAR) & mask]
+    if near != NO_BLOCK:
+        prefetch(state.blocks, state.blocks["parent"][near])
+        tag = mix_tag(state.keys["hash_low"][near])
+        prefetch(state.prefix_index, (tag & header["prefix_index_mask"][0]) * INDEX_WAYS)

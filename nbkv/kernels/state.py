@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nbkv._intrinsics import StateType, offer_address, offer_section, offer_start
+from nbkv._addresses import StateType, offer_address, offer_section, offer_start
 from nbkv._jit import INTERPRETED, kernel
 from nbkv.layout import (
     BLOCK_DTYPE,

@@ -57,13 +57,17 @@ def plan_row(state: State, row: int, num_tokens: int, num_ahead: int) -> int:
         return 0
     present = np.int64(sequences["num_tokens"][row])
     num_blocks = np.int64(sequences["num_blocks"][row])
-    wanted = (present + reach + block_size - 1) // block_size
+    capacity = num_blocks * block_size
+    # Mostly the table is full and one block will do: said without a division.
+    wanted = num_blocks + 1
+    if present != capacity or reach > block_size:
+        wanted = (present + reach + block_size - 1) // block_size
     # More than the whole pool is for the caller's count of blocks to refuse.
     if header["max_blocks_per_sequence"][0] < wanted <= header["num_blocks"][0]:
         return TOO_MANY_BLOCKS
-    needed = max(wanted - num_blocks, 0)
-    column = present // block_size
-    if num_tokens > 0 and not is_open and column < num_blocks:
+    needed = np.int64(max(wanted - num_blocks, 0))
+    if num_tokens > 0 and not is_open and present < capacity:
+        column = present // block_size
         block_id = state.tables[row * header["table_stride"][0] + column]
         partial = sequences["flags"][row] & PARTIAL_HIT != 0
         if partial or must_copy(state, block_id, present - column * block_size):
@@ -270,15 +274,16 @@ def write_row(state: State, row: int, num_tokens: int) -> None:
         return
     # Blocks the table has already: a partial one, or capacity allocated ahead.
     present = np.int64(sequences["num_tokens"][row])
-    column = present // block_size
-    offset = present - column * block_size
-    while rest > 0 and column < sequences["num_blocks"][row]:
-        open_tail(state, row, column, offset)
-        rest -= fill_tail(state, row, rest)
-        column += 1
-        offset = 0
-    num_full = rest // block_size
-    if num_full > 0:
+    if present < np.int64(sequences["num_blocks"][row]) * block_size:
+        column = present // block_size
+        offset = present - column * block_size
+        while rest > 0 and column < sequences["num_blocks"][row]:
+            open_tail(state, row, column, offset)
+            rest -= fill_tail(state, row, rest)
+            column += 1
+            offset = 0
+    if rest >= block_size:
+        num_full = rest // block_size
         _append_full(state, row, num_full)
         rest -= num_full * block_size
     if rest > 0:
@@ -301,11 +306,18 @@ def emit_slots(state: State, row: int, start: int, num_tokens: int, out: Records
     at : int
         Where in `out` the first one goes.
     """
+    sequences = state.sequences
     block_size = state.header["block_size"][0]
-    column = np.int64(start) // block_size
-    offset = np.int64(start) - column * block_size
-    entry = row * state.header["table_stride"][0] + column
-    first = np.int64(state.tables[entry]) * block_size
+    offset = np.int64(sequences["tail_fill"][row]) - (sequences["num_tokens"][row] - start)
+    if sequences["flags"][row] & TAIL_OPEN != 0 and offset >= 0:
+        # From `start` on they all lie in the tail: no division, no look at the table.
+        entry = np.int64(0)
+        first = np.int64(sequences["tail_block"][row]) * block_size
+    else:
+        column = np.int64(start) // block_size
+        offset = np.int64(start) - column * block_size
+        entry = row * state.header["table_stride"][0] + column
+        first = np.int64(state.tables[entry]) * block_size
     for i in range(num_tokens):
         if offset == block_size:
             entry += 1

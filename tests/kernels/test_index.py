@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from support import make_cache
 
+from nbkv._intrinsics import find_occupant
 from nbkv._jit import kernel
 from nbkv.kernels.index import insert_slot, mix_tag, remove_slot
 from nbkv.layout import INDEX_DTYPE
@@ -20,6 +21,11 @@ def insert_one(index, mask, tag, occupant):
 @kernel
 def remove_one(index, mask, tag, occupant):
     remove_slot(index, mask, tag, occupant)
+
+
+@kernel
+def find_one(index, start, occupant):
+    return find_occupant(index, start, occupant)
 
 
 @kernel
@@ -49,6 +55,19 @@ def assert_all_found(index: np.ndarray, num_buckets: int) -> None:
         while probe != bucket:
             assert full[probe]
             probe = (probe + 1) % num_buckets
+
+
+def test_find_occupant_takes_the_first_of_its_bucket_and_heeds_no_tags() -> None:
+    index = np.zeros(2 * WAYS, INDEX_DTYPE)
+    index["tag"] = 7
+    index["occupant"][:WAYS] = 9
+    assert find_one(index, WAYS, 0) == WAYS
+    assert find_one(index, 0, 0) == -1
+    assert find_one(index, 0, 7) == -1
+    for slot in reversed(range(WAYS, 2 * WAYS)):
+        index["occupant"][slot] = 5
+        assert find_one(index, WAYS, 5) == slot
+    assert find_one(index, 0, 5) == -1
 
 
 @pytest.mark.parametrize("num_buckets", [1, 2, 8])
