@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from nbkv._intrinsics import borrow
 from nbkv._jit import entry, kernel
 from nbkv.kernels.extras import add_extras, num_extra_room
 from nbkv.kernels.fence import num_usable
@@ -94,13 +95,13 @@ def match_prefix(
     state = open_state(arena)
     hits, partial, cached = _match(
         state,
-        tokens,
+        borrow(tokens),
         max_hit_tokens,
         np.uint64(salt_low),
         np.uint64(salt_high),
-        starts,
-        ends,
-        digests,
+        borrow(starts),
+        borrow(ends),
+        borrow(digests),
     )
     out[0] = hits
     out[1] = partial
@@ -163,6 +164,7 @@ def admit(
         return TOO_MANY_EXTRAS
     block_size = header["block_size"][0]
     low, high = np.uint64(salt_low), np.uint64(salt_high)
+    tokens, starts, ends, digests = borrow(tokens), borrow(starts), borrow(ends), borrow(digests)
     hits, partial, cached = _match(state, tokens, max_hit_tokens, low, high, starts, ends, digests)
     columns = hits + (1 if partial > 0 else 0)
     missing = max((reserve_tokens + block_size - 1) // block_size - columns, 0)

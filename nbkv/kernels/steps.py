@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from nbkv._intrinsics import borrow
 from nbkv._jit import entry, kernel, outlined_kernel
 from nbkv.kernels.buffers import Step, forget_plan, open_step
 from nbkv.kernels.commit import advance_fence, check_commit, commit_entries
@@ -55,7 +56,16 @@ def plan_step(
     """
     state = open_state(arena)
     step = open_step(buffers)
-    planned = plan_entries(state, step, handles, counts, num_ahead, on_exhaustion, ranks, victims)
+    planned = plan_entries(
+        state,
+        step,
+        borrow(handles),
+        borrow(counts),
+        num_ahead,
+        on_exhaustion,
+        borrow(ranks),
+        borrow(victims),
+    )
     return np.int64(planned)
 
 
@@ -90,6 +100,7 @@ def commit_step(
     state = open_state(arena)
     step = open_step(plan)
     out = open_step(buffers)
+    accepted, tokens = borrow(accepted), borrow(tokens)
     status = np.int64(check_commit(state, step, out, accepted, tokens, has_tokens))
     if status < 0:
         return status
@@ -133,6 +144,9 @@ def next_step(
     state = open_state(arena)
     step = open_step(plan)
     out = open_step(buffers)
+    accepted, tokens = borrow(accepted), borrow(tokens)
+    handles, counts = borrow(handles), borrow(counts)
+    ranks, victims = borrow(ranks), borrow(victims)
     status = np.int64(check_commit(state, step, out, accepted, tokens, has_tokens))
     if status == 0:
         status = np.int64(_check_batch(state, out, handles, counts))
