@@ -73,6 +73,7 @@ UNKNOWN_NAME: Final = -14
 TOO_MANY_TOKENS: Final = -15
 SHARE_TOO_LONG: Final = -16
 NAMED_TOO_OFTEN: Final = -17
+OUT_OVERLAPS: Final = -40
 
 SECTIONS: Final = (
     "runtime",
