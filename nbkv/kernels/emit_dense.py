@@ -1,21 +1,18 @@
-"""Page tables with a row for each sequence, token rows, and a table kept by its changes."""
+"""Page tables with a row for each sequence, and one that is kept by its changes."""
 
 import numpy as np
 
-from nbkv._jit import entry, kernel, outlined_kernel
-from nbkv.kernels.emit import (
-    ANY_WIDTH,
+from nbkv._jit import entry
+from nbkv.kernels.emit_batch import (
     check_batch,
     count_columns,
-    first_column,
     length_at,
     overlaps,
     row_at,
     table_start,
-    write_slots,
 )
-from nbkv.kernels.state import Arena, Records, State, open_state
-from nbkv.layout import NO_BLOCK, OUT_OVERLAPS, OUT_TOO_SMALL
+from nbkv.kernels.state import Arena, Records, open_state
+from nbkv.layout import NO_BLOCK, OUT_OVERLAPS
 
 
 @entry("int64(uint8[::1], int64[::1], boolean, int32[::1], int32, int32[:, ::1])")
@@ -160,111 +157,6 @@ def key_value_offsets(
             for j in range(num_columns, width):
                 out[0, i, kv, j] = padding
     return np.int64(status)
-
-
-@kernel
-def _first_position(state: State, row: int, length: int) -> int:
-    """Find the first position that is not in a hole, at most `length`."""
-    first = first_column(state, row, count_columns(state, length))
-    return min(first * np.int64(state.header["block_size"][0]), length)
-
-
-@outlined_kernel
-def _count_reads(state: State, names: Records, by_id: bool, num_tokens: Records) -> int:
-    """Count the tokens of a checked batch that are not in holes."""
-    total = np.int64(0)
-    for i in range(names.size):
-        row = row_at(state, names, by_id, i)
-        length = length_at(state, row, num_tokens, i)
-        total += length - _first_position(state, row, length)
-    return total
-
-
-@entry(
-    "UniTuple(int64, 2)(uint8[::1], int64[::1], boolean, int32[::1], int32[::1], int64,"
-    " int64[::1], int64[::1])"
-)
-def token_rows(
-    arena: Arena,
-    names: Records,
-    by_id: bool,
-    num_tokens: Records,
-    counts: Records,
-    stride: int,
-    writes: Records,
-    reads: Records,
-) -> tuple[int, int]:
-    """Write the rows of each sequence's last tokens, and of all its tokens outside holes.
-
-    Parameters
-    ----------
-    arena : uint8, C-contiguous
-    names : int64, shape (n,)
-    by_id : bool
-    num_tokens, counts : int32
-        See `nbkv.kernels.emit.check_batch`.
-    stride : int
-        Rows from one block to the next.
-    writes, reads : int64
-
-    Returns
-    -------
-    tuple of int
-        How many of both, or a status and 0.
-    """
-    state = open_state(arena)
-    num_shared = overlaps(writes, names, num_tokens, counts)
-    num_shared += overlaps(reads, names, num_tokens, counts)
-    if num_shared > 0:
-        return np.int64(OUT_OVERLAPS), np.int64(0)
-    status, num_writes = check_batch(state, names, by_id, num_tokens, counts, ANY_WIDTH)
-    if status < 0:
-        return np.int64(status), np.int64(0)
-    num_reads = _count_reads(state, names, by_id, num_tokens)
-    if num_writes > writes.size or num_reads > reads.size:
-        state.runtime["detail"][0] = num_reads
-        return np.int64(OUT_TOO_SMALL), np.int64(0)
-    step = 1 if counts.size > 1 else 0
-    write = np.int64(0)
-    read = np.int64(0)
-    for i in range(names.size):
-        row = row_at(state, names, by_id, i)
-        length = length_at(state, row, num_tokens, i)
-        count = np.int64(counts[i * step])
-        write_slots(state, row, length - count, count, stride, writes, write)
-        write += count
-        first = _first_position(state, row, length)
-        write_slots(state, row, first, length - first, stride, reads, read)
-        read += length - first
-    return write, read
-
-
-@entry("int64(int32[::1], int32[::1])")
-def sum_up(counts: Records, out: Records) -> int:
-    """Write 0 and the sums of the first counts, up to all of them.
-
-    Parameters
-    ----------
-    counts : int32, shape (n,)
-    out : int32
-        At least n + 1 long, no part of `counts`.
-
-    Returns
-    -------
-    int
-        n + 1, or -1 - i where count i is negative or the sum leaves int32.
-    """
-    total = np.int64(0)
-    for i in range(counts.size):
-        total += counts[i]
-        if counts[i] < 0 or total > 2**31 - 1:
-            return np.int64(-1 - i)
-    total = np.int64(0)
-    out[0] = 0
-    for i in range(counts.size):
-        total += counts[i]
-        out[i + 1] = total
-    return np.int64(counts.size + 1)
 
 
 @entry("int64(int32[:, ::1], int32[:, ::1], int64)")
