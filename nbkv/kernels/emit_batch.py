@@ -168,7 +168,7 @@ def check_batch(
     return num_pages, total
 
 
-@outlined_kernel
+@kernel
 def write_slots(
     state: State, row: int, start: int, count: int, stride: int, out: Records, at: int
 ) -> None:
@@ -188,7 +188,7 @@ def write_slots(
         Where in `out` the first one goes.
     """
     block_size = np.int64(state.header["block_size"][0])
-    column = np.int64(start) // block_size
+    column = np.int64(np.uint64(start) // np.uint64(block_size))
     source = np.int64(row) * np.int64(state.header["table_stride"][0]) + column
     offset = np.int64(start) - column * block_size
     target = np.uint64(at)
