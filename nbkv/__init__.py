@@ -1,5 +1,6 @@
 """A paged KV-cache engine for transformer inference: flat records, njit kernels, no torch."""
 
+from nbkv import page_tables
 from nbkv.cache import PagedKVCache
 from nbkv.config import CacheConfig, EvictionPolicy
 from nbkv.errors import (
@@ -33,4 +34,5 @@ __all__ = [
     "PrefixError",
     "StaleHandleError",
     "UnknownSequenceError",
+    "page_tables",
 ]

@@ -94,7 +94,7 @@ def fail_batch(
     """
     at = int(cache._runtime["detail"][0])
     if status == OUT_OVERLAPS:
-        _fail_overlap(outs, {"handles": handles, "num_tokens": lengths, "counts": counts})
+        _fail_overlap(cache, outs, {"handles": handles, "num_tokens": lengths, "counts": counts})
     if status == TOO_MANY_TOKENS:
         present = int(cache.sequences["num_tokens"][_row_of(cache, handles[at])])
         covered = int(lengths[at]) if lengths.size else present
@@ -125,7 +125,7 @@ def fail_slots(
             refuse(f"starts[{at}]", start, f"0 to {present}, the tokens of handles[{at}]")
         refuse(f"counts[{at}]", count, f"0 to {present - start}, the tokens behind starts[{at}]")
     if status == OUT_OVERLAPS and np.may_share_memory(out, starts):
-        refuse("out", "memory of starts", "an array of its own")
+        cache._fail(status, "out", "starts")
     fail_batch(cache, status, handles, ALL, {"out": out}, counts)
 
 
@@ -155,10 +155,12 @@ def _fail_small(
 
 
 def _fail_overlap(
-    outs: dict[str, npt.NDArray[Any]], inputs: dict[str, npt.NDArray[Any]]
+    cache: ArenaOwner,
+    outs: dict[str, npt.NDArray[Any]],
+    inputs: dict[str, npt.NDArray[Any]],
 ) -> NoReturn:
     for name, out in outs.items():
         for other, values in inputs.items():
             if np.may_share_memory(out, values):
-                refuse(name, f"memory of {other}", "an array of its own")
+                cache._fail(OUT_OVERLAPS, name, other)
     raise AssertionError(outs)
