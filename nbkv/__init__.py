@@ -1,5 +1,6 @@
 """A paged KV-cache engine for transformer inference: flat records, njit kernels, no torch."""
 
+from nbkv import page_tables
 from nbkv._admission import PrefixMatch
 from nbkv.cache import PagedKVCache
 from nbkv.config import CacheConfig, EvictionPolicy
@@ -45,4 +46,5 @@ __all__ = [
     "StepPlan",
     "UnknownSequenceError",
     "hash_tokens",
+    "page_tables",
 ]

@@ -12,6 +12,7 @@ from nbkv.layout import INT32
 ID_MAX: Final = 2**64 - 1
 _INT32_MAX: Final = 2**31 - 1
 _INT32_RANGE: Final = f"{-_INT32_MAX - 1} to {_INT32_MAX} (int32)"
+_DIMENSIONS: Final = {1: "one-dimensional", 2: "two-dimensional", 4: "four-dimensional"}
 _NO_HASHES: Final = np.empty(0, np.uint64)
 
 
@@ -102,14 +103,17 @@ def is_plain(value: object, dtype: "np.dtype[Any]") -> TypeGuard[npt.NDArray[Any
     return value.flags.carray
 
 
-def check_vector(name: str, value: object, dtype: type[np.generic]) -> npt.NDArray[Any]:
-    """Check a one-dimensional array of exactly one dtype; make it C-contiguous.
+def check_vector(
+    name: str, value: object, dtype: type[np.generic], num_dimensions: int = 1
+) -> npt.NDArray[Any]:
+    """Check an array of exactly one dtype; make it C-contiguous.
 
     Parameters
     ----------
     name : str
     value : object
     dtype : numpy scalar type
+    num_dimensions : int
 
     Returns
     -------
@@ -124,8 +128,8 @@ def check_vector(name: str, value: object, dtype: type[np.generic]) -> npt.NDArr
     """
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} is a {type(value).__name__}; it must be a numpy array")
-    if value.dtype != dtype or value.ndim != 1:
-        refuse(name, _describe(value), f"{np.dtype(dtype)}, one-dimensional")
+    if value.dtype != dtype or value.ndim != num_dimensions:
+        refuse(name, _describe(value), f"{np.dtype(dtype)}, {_DIMENSIONS[num_dimensions]}")
     return _owned(value)
 
 
@@ -140,13 +144,17 @@ def _describe(value: npt.NDArray[Any]) -> str:
     return f"{value.dtype} array of shape {value.shape}"
 
 
-def check_out(name: str, value: object, dtype: type[np.generic]) -> npt.NDArray[Any]:
-    """Check an array that is written to: dtype, one dimension, contiguous and writable."""
+def check_out(
+    name: str, value: object, dtype: type[np.generic], num_dimensions: int = 1
+) -> npt.NDArray[Any]:
+    """Check an array that is written to: dtype, dimensions, contiguous and writable."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} is a {type(value).__name__}; it must be a numpy array")
     flags = value.flags
-    if value.dtype != dtype or value.ndim != 1 or not (flags.c_contiguous and flags.aligned):
-        refuse(name, _describe(value), f"{np.dtype(dtype)}, one-dimensional and contiguous")
+    is_plain = flags.c_contiguous and flags.aligned
+    if value.dtype != dtype or value.ndim != num_dimensions or not is_plain:
+        shape = _DIMENSIONS[num_dimensions]
+        refuse(name, _describe(value), f"{np.dtype(dtype)}, {shape} and contiguous")
     if not flags.writeable:
         refuse(name, "a read-only array", "writable")
     return value
@@ -184,7 +192,9 @@ def _items(name: str, values: object) -> list[object]:
         ) from None
 
 
-def check_counts(name: str, value: object, length: int) -> npt.NDArray[np.int32]:
+def check_counts(
+    name: str, value: object, length: int, batch: str = "sequences"
+) -> npt.NDArray[np.int32]:
     """Check the counts of a batch: int32 of the batch's length, or one integer for all."""
     if not isinstance(value, np.ndarray):
         number = check_count(name, value)
@@ -193,7 +203,7 @@ def check_counts(name: str, value: object, length: int) -> npt.NDArray[np.int32]
         return np.array([number], np.int32)
     counts = check_vector(name, value, np.int32)
     if counts.size != length:
-        refuse(name, _describe(counts), f"as long as sequences, {length}")
+        refuse(name, _describe(counts), f"as long as {batch}, {length}")
     return counts
 
 

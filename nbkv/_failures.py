@@ -54,6 +54,7 @@ _REASONS: dict[int, tuple[type[KVCacheError], str]] = {
         ArgumentError,
         "{name} has room for {value} slots; it must have at least {detail}, sum(counts)",
     ),
+    layout.OUT_OVERLAPS: (ArgumentError, "{name} is memory of {value}; it must be its own"),
     layout.NOT_LEADING: (
         PrefixError,
         "{name} is {value}; it must be the leading full blocks of one live sequence",

@@ -105,6 +105,7 @@ UNKNOWN_LEASE: Final = -28
 TOKENS_MISSING: Final = -29
 PINNED_TOO_OFTEN: Final = -30
 BAD_PARENT: Final = -31
+OUT_OVERLAPS: Final = -35
 
 SECTIONS: Final = (
     "runtime",

@@ -375,6 +375,16 @@ class TestBench:
         batch.step()
         assert batch.cache.num_cached_tokens(seq_id) == decoding.CONTEXT + 1
 
+    def test_emitting_fills_its_arrays(self):
+        from nbkv.bench import emitting
+
+        batch = emitting.Emitting(by_seq_id=True)
+        for call in (batch.csr_step, batch.block_tables, batch.tensorrt_llm, batch.hf_indices):
+            assert 0 < batch.microseconds(call, 1) < float("inf")
+        assert batch.indptr[-1] == batch.indices.size == batch.table.size
+        assert (batch.table.ravel() == batch.indices).all()
+        assert (batch.slots == batch.reads.reshape(emitting.NUM_SEQUENCES, -1)[:, -1]).all()
+
     @pytest.mark.parametrize("policy", ["lru", "fifo", "frequency"])
     def test_evicting_takes_cached_blocks_only(self, policy):
         from nbkv.bench.blocks import TAKEN_AT_ONCE, Evicting

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from nbkv.bench import blocks, decoding, hashing, processes
+from nbkv.bench import blocks, decoding, emitting, hashing, processes
 from nbkv.bench.timing import Measurement
 from nbkv.config import EvictionPolicy
 from nbkv.replay.replay import replay_trace, warm_up
@@ -54,6 +54,22 @@ def _hash(_: Trace) -> Iterator[Measurement]:
     yield Measurement("hash", "hash_tokens, 100,000 tokens, block_size 16", "ns/token", value, 1.0)
 
 
+def _page_tables(_: Trace) -> Iterator[Measurement]:
+    batch = emitting.Emitting()
+    size = f"{emitting.NUM_SEQUENCES} x {emitting.PAGES_EACH} pages"
+    for cold, limit in ((False, 12.0), (True, None)):
+        rounds = COLD_ROUNDS if cold else 100 * ROUNDS
+        value = batch.microseconds(batch.csr_step, rounds, cold)
+        name = f"csr_step, {size}, {'cold' if cold else 'hot'}"
+        yield Measurement("page_tables", name, "us", value, limit)
+    by_seq_id = emitting.Emitting(by_seq_id=True)
+    value = by_seq_id.microseconds(by_seq_id.csr_step, 100 * ROUNDS)
+    yield Measurement("page_tables", f"csr_step, {size}, seq_ids, hot", "us", value)
+    for call in (batch.block_tables, batch.tensorrt_llm, batch.hf_indices):
+        value = batch.microseconds(call, 20 * ROUNDS)
+        yield Measurement("page_tables", f"{call.__name__}, {size}, hot", "us", value)
+
+
 def _replay(trace: Trace) -> Iterator[Measurement]:
     for policy in EvictionPolicy:
         warm_up(policy)
@@ -85,6 +101,7 @@ SUBJECTS: dict[str, Callable[[Trace], Iterator[Measurement]]] = {
     "allocate": _allocate,
     "evict": _evict,
     "hash": _hash,
+    "page_tables": _page_tables,
     "replay": _replay,
     "start": _start,
     "memory": _memory,
