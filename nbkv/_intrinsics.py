@@ -13,6 +13,8 @@ from nbkv.layout import INDEX_DTYPE, INDEX_WAYS
 
 Array = npt.NDArray[Any]
 _BYTES = ir.IntType(8).as_pointer()
+#: Numbers that `same_ints` compares in one go: a block of the usual size.
+_USUAL_COUNT = 16
 
 
 def prefetch(array: Array, index: int) -> None:
@@ -114,11 +116,25 @@ def _same_ints(typingctx: Any, a: Any, a_start: Any, b: Any, b_start: Any, count
             byte = builder.mul(args[position + 1], source.itemsize)
             address = cgutils.pointer_add(builder, source.data, byte)
             pointers.append(builder.bitcast(address, _BYTES))
-        size = builder.mul(args[4], ir.Constant(ir.IntType(64), 4))
-        kind = ir.FunctionType(ir.IntType(32), [_BYTES, _BYTES, ir.IntType(64)])
-        function = cgutils.get_or_insert_function(builder.module, kind, "memcmp")
-        difference = builder.call(function, [*pointers, size])
-        return builder.icmp_unsigned("==", difference, ir.Constant(ir.IntType(32), 0))
+        wide = ir.IntType(64)
+        usual = builder.icmp_unsigned("==", args[4], wide(_USUAL_COUNT))
+        same = cgutils.alloca_once(builder, ir.IntType(1))
+        with builder.if_else(usual, likely=True) as (then, otherwise):
+            with then:
+                vector = ir.VectorType(ir.IntType(32), _USUAL_COUNT).as_pointer()
+                a, b = (builder.load(builder.bitcast(p, vector), align=4) for p in pointers)
+                differ = builder.bitcast(
+                    builder.icmp_unsigned("!=", a, b), ir.IntType(_USUAL_COUNT)
+                )
+                none = ir.Constant(differ.type, 0)
+                builder.store(builder.icmp_unsigned("==", differ, none), same)
+            with otherwise:
+                size = builder.mul(args[4], wide(4))
+                kind = ir.FunctionType(ir.IntType(32), [_BYTES, _BYTES, wide])
+                function = cgutils.get_or_insert_function(builder.module, kind, "memcmp")
+                order = builder.call(function, [*pointers, size])
+                builder.store(builder.icmp_unsigned("==", order, order.type(0)), same)
+        return builder.load(same)
 
     return signature, codegen
 
@@ -224,36 +240,86 @@ def find_occupant(index: Array, start: int, occupant: int) -> int:
     return -1
 
 
-def _occupant_lanes() -> list[bool]:
-    """Tell which of a bucket's 32-bit words are occupant fields."""
+def find_tag(index: Array, start: int, tag: int, first: int) -> int:
+    """Find a slot of an index bucket whose tag field is this, be it empty or not.
+
+    Parameters
+    ----------
+    index : INDEX_DTYPE, C-contiguous
+    start : int
+        First slot of the bucket, at least 0.
+    tag : int
+        0 to 2**32 - 1.
+    first : int
+        Slots of the bucket to pass over, 0 to INDEX_WAYS.
+
+    Returns
+    -------
+    int
+        A slot, or -1.
+    """
+    for slot in range(start + first, start + INDEX_WAYS):
+        if index["tag"][slot] == tag:
+            return slot
+    return -1
+
+
+def _lanes_of(field: str) -> list[int]:
+    """List which of a bucket's 32-bit words are a field's."""
     bucket = np.zeros(INDEX_WAYS, INDEX_DTYPE)
-    bucket["occupant"] = -1
-    return [bool(word) for word in bucket.view(np.int32)]
+    bucket[field] = 1
+    return np.flatnonzero(bucket.view(np.int32)).tolist()
+
+
+def _compare_bucket(context: Any, builder: Any, index: Any, start: Any, wanted: Any) -> Any:
+    """Compare every word of a bucket with one: a bit for each that is equal."""
+    word, wide = ir.IntType(32), ir.IntType(64)
+    vector = ir.VectorType(word, len(_lanes_of("tag")) * 2)
+    byte = builder.mul(start, index.itemsize)
+    bucket = cgutils.pointer_add(builder, index.data, byte, vector.as_pointer())
+    single = builder.insert_element(
+        ir.Constant(vector, ir.Undefined), builder.trunc(wanted, word), word(0)
+    )
+    everywhere = ir.Constant(vector, [0] * vector.count)
+    wanted = builder.shuffle_vector(single, single, everywhere)
+    equal = builder.icmp_signed("==", builder.load(bucket, align=4), wanted)
+    return builder.zext(builder.bitcast(equal, ir.IntType(vector.count)), wide)
+
+
+def _first_slot(builder: Any, matches: Any, start: Any) -> Any:
+    """Turn bits of equal words into the first slot that has one, or -1."""
+    wide = ir.IntType(64)
+    lane = builder.cttz(matches, ir.IntType(1)(0))
+    slot = builder.add(start, builder.lshr(lane, wide(1)))
+    return builder.select(builder.icmp_unsigned("==", matches, wide(0)), wide(-1), slot)
 
 
 @intrinsic
 def _find_occupant(typingctx: Any, index: Any, start: Any, occupant: Any) -> Any:
     signature = types.int64(index, types.int64, types.int64)
-    lanes = _occupant_lanes()
-    word, wide, vector = ir.IntType(32), ir.IntType(64), ir.VectorType(ir.IntType(32), len(lanes))
-    fields = sum(1 << lane for lane, is_occupant in enumerate(lanes) if is_occupant)
-    words_a_slot = len(lanes) // INDEX_WAYS
+    fields = sum(1 << lane for lane in _lanes_of("occupant"))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source = make_array(signature.args[0])(context, builder, args[0])
-        byte = builder.mul(args[1], source.itemsize)
-        bucket = cgutils.pointer_add(builder, source.data, byte, vector.as_pointer())
-        wanted = builder.insert_element(
-            ir.Constant(vector, ir.Undefined), builder.trunc(args[2], word), word(0)
-        )
-        everywhere = ir.Constant(vector, [0] * len(lanes))
-        wanted = builder.shuffle_vector(wanted, wanted, everywhere)
-        equal = builder.icmp_signed("==", builder.load(bucket, align=4), wanted)
-        bits = builder.zext(builder.bitcast(equal, ir.IntType(len(lanes))), wide)
-        matches = builder.and_(bits, wide(fields))
-        lane = builder.cttz(matches, ir.IntType(1)(0))
-        slot = builder.add(args[1], builder.udiv(lane, wide(words_a_slot)))
-        return builder.select(builder.icmp_unsigned("==", matches, wide(0)), wide(-1), slot)
+        bits = _compare_bucket(context, builder, source, args[1], args[2])
+        matches = builder.and_(bits, ir.IntType(64)(fields))
+        return _first_slot(builder, matches, args[1])
+
+    return signature, codegen
+
+
+@intrinsic
+def _find_tag(typingctx: Any, index: Any, start: Any, tag: Any, first: Any) -> Any:
+    signature = types.int64(index, types.int64, types.int64, types.int64)
+    fields = sum(1 << lane for lane in _lanes_of("tag"))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        wide = ir.IntType(64)
+        source = make_array(signature.args[0])(context, builder, args[0])
+        bits = _compare_bucket(context, builder, source, args[1], args[2])
+        passed = builder.shl(wide(-1), builder.shl(args[3], wide(1)))
+        matches = builder.and_(builder.and_(bits, wide(fields)), passed)
+        return _first_slot(builder, matches, args[1])
 
     return signature, codegen
 
@@ -262,5 +328,13 @@ def _find_occupant(typingctx: Any, index: Any, start: Any, occupant: Any) -> Any
 def _find_occupant_overload(index: Any, start: Any, occupant: Any) -> Any:
     def find(index: Any, start: Any, occupant: Any) -> Any:
         return _find_occupant(index, start, occupant)
+
+    return find
+
+
+@overload(find_tag)
+def _find_tag_overload(index: Any, start: Any, tag: Any, first: Any) -> Any:
+    def find(index: Any, start: Any, tag: Any, first: Any) -> Any:
+        return _find_tag(index, start, tag, first)
 
     return find

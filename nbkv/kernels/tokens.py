@@ -7,7 +7,7 @@ the child its parent got last: then nothing is hashed at all.
 
 import numpy as np
 
-from nbkv._intrinsics import prefetch, same_ints
+from nbkv._intrinsics import find_tag, prefetch, same_ints
 from nbkv._jit import kernel, outlined_kernel
 from nbkv.kernels.fence import is_past
 from nbkv.kernels.hashing import extra_of_block, hash_block, root_hash, salt_extra
@@ -87,20 +87,25 @@ def find_keyed(
     bucket = tag & mask
     searching = True
     while searching:
-        for slot in range(bucket * INDEX_WAYS, bucket * INDEX_WAYS + INDEX_WAYS):
+        home = bucket * INDEX_WAYS
+        slot = np.int64(find_tag(index, home, tag, 0))
+        while slot >= 0:
             block_id = np.int64(index["occupant"][slot]) - 1
-            if np.int64(index["tag"][slot]) != tag or block_id < 0:
-                continue
-            if state.blocks["parent"][block_id] != parent:
-                continue
-            keys = state.keys
-            if keys["hash_low"][block_id] != low or keys["hash_high"][block_id] != high:
-                continue
-            if _has_content(state, block_id, tokens, start, extra):
-                return block_id
+            if block_id >= 0 and _has_key(state, block_id, parent, low, high):
+                if _has_content(state, block_id, tokens, start, extra):
+                    return block_id
+            slot = np.int64(find_tag(index, home, tag, slot + 1 - home))
         searching = not has_gap(index, bucket)
         bucket = (bucket + 1) & mask
     return np.int64(NO_BLOCK)
+
+
+@kernel
+def _has_key(state: State, block_id: int, parent: int, low: int, high: int) -> bool:
+    """Tell whether a block has this parent and this chain hash."""
+    if state.blocks["parent"][block_id] != parent:
+        return False
+    return state.keys["hash_low"][block_id] == low and state.keys["hash_high"][block_id] == high
 
 
 @kernel
@@ -179,6 +184,46 @@ def _find_next(
     return find_keyed(state, parent, low, high, tokens, column * block_size, extra)
 
 
+@kernel
+def _walk(state: State, tokens: Records, parent: int, column: int, end: int) -> tuple[int, int]:
+    """Follow a prompt along newest children, as far as they have its tokens and no extra key.
+
+    Parameters
+    ----------
+    state : State
+        Takes the blocks in ``scratch``.
+    tokens : int32
+    parent : int
+        Block of the column before.
+    column, end : int
+        Where to begin, and the column not to pass.
+
+    Returns
+    -------
+    tuple of int
+        The first column without such a block, and how many of the blocks are CACHED.
+    """
+    blocks, known, scratch = state.blocks, state.tokens, state.scratch
+    block_size = state.header["block_size"][0]
+    cached = 0
+    # Unsigned, a subscript is known not to count from the end.
+    place = np.uint64(parent)
+    while column < end:
+        child = np.int64(blocks["child"][place])
+        if child < 0:
+            break
+        place = np.uint64(child)
+        if blocks["flags"][place] & (_KINDS | HAS_EXTRA) != INDEXED:
+            break
+        if not same_ints(known, child * block_size, tokens, column * block_size, block_size):
+            break
+        scratch[np.uint64(column)] = child
+        if blocks["state"][place] == CACHED:
+            cached += 1
+        column += 1
+    return column, cached
+
+
 @outlined_kernel
 def match_tokens(
     state: State,
@@ -215,7 +260,17 @@ def match_tokens(
     high = np.uint64(0)
     if num_columns > 0:
         low, high = root_hash(state.header["hash_seed"][0], salt_low, salt_high)
-    for column in range(min(num_columns, _WALKED)):
+    plain = starts.size == 0 and state.header["hit_visibility"][0] == 0
+    column = np.int64(0)
+    end = min(num_columns, _WALKED)
+    while column < end:
+        if plain and parent != NO_BLOCK:
+            column, more = _walk(state, tokens, parent, column, end)
+            if column > hits:
+                cached += more
+                hits = column
+                parent = np.int64(state.scratch[column - 1])
+                continue
         extra = _extra_at(state, column, salt_low, salt_high, starts, ends, digests)
         block_id = np.int64(_find_next(state, parent, tokens, column, extra, low, high))
         if block_id == NO_BLOCK or not is_visible(state, block_id):
@@ -225,6 +280,7 @@ def match_tokens(
         if state.blocks["state"][block_id] == CACHED:
             cached += 1
         parent = block_id
+        column += 1
     if hits < num_columns:
         return _match_cold(state, tokens, hits, num_columns, cached, starts, ends, digests)
     return hits, cached
