@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from nbkv._arguments import check_count, check_id, check_tokens
+from nbkv._arguments import check_count, check_id, check_tokens, is_plain
 from nbkv._named import NamedPrefixes
 from nbkv.hashing import ExtraKey, Salt, Tokens, normalize_extra_keys
 from nbkv.kernels import admit
-from nbkv.layout import TOO_MANY_EXTRAS
+from nbkv.layout import INT32, TOO_MANY_EXTRAS
 
 _INT64_MAX: Final = 2**63 - 1
 _INT32_MAX: Final = 2**31 - 1
@@ -84,15 +84,21 @@ class Admission(NamedPrefixes):
         >>> cache.match_prefix(prompt, max_hit_tokens=9).num_hit_tokens
         8
         """
-        tokens = check_tokens("token_ids", token_ids)
+        tokens = token_ids if is_plain(token_ids, INT32) else check_tokens("token_ids", token_ids)
         limit = _INT64_MAX
         if max_hit_tokens is not None:
             limit = min(check_count("max_hit_tokens", max_hit_tokens), _INT64_MAX)
-        low, high = _NO_SALT if salt is None else _words(salt)
-        extras = _NO_EXTRAS if extra_keys == () else normalize_extra_keys(extra_keys)
-        out = self._match_out
-        hit = admit.match_prefix(self._arena, tokens, limit, low, high, *extras, out)
-        return PrefixMatch(tokens.size, hit, *out.tolist())
+        if salt is None and extra_keys == ():
+            blocks, partial, revived = admit.match_plain(self._arena, tokens, limit)
+        else:
+            low, high = _NO_SALT if salt is None else _words(salt)
+            extras = normalize_extra_keys(extra_keys)
+            blocks, partial, revived = admit.match_prefix(
+                self._arena, tokens, limit, low, high, *extras
+            )
+        hit = blocks * self._block_size + partial
+        # Past the generated __new__, which costs as much as the whole kernel.
+        return tuple.__new__(PrefixMatch, (len(tokens), hit, blocks, partial, revived))
 
     def can_admit(self, match: PrefixMatch, reserve_tokens: int | None = None) -> bool:
         """Tell whether a matched prompt would fit now, the watermark left usable.
@@ -161,10 +167,16 @@ class Admission(NamedPrefixes):
         DuplicateSequenceError, OutOfBlocksError, CapacityError, ArgumentError
         """
         number = check_id("seq_id", seq_id)
-        tokens = check_tokens("token_ids", token_ids)
+        tokens = token_ids if is_plain(token_ids, INT32) else check_tokens("token_ids", token_ids)
         limit = _INT64_MAX
         if max_hit_tokens is not None:
             limit = min(check_count("max_hit_tokens", max_hit_tokens), _INT64_MAX)
+        plain = salt is None and extra_keys == () and not must_fit and arrival is None
+        if plain and reserve_tokens == 0 and owner == 0:
+            admitted = admit.admit_plain(self._arena, number, tokens, limit)
+            if admitted[0] < 0:
+                self._fail(admitted[0], "seq_id", seq_id)
+            return admitted
         reserved = min(check_count("reserve_tokens", reserve_tokens), _INT32_MAX * 2**15)
         order = -1
         if arrival is not None:

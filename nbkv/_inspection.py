@@ -12,7 +12,6 @@ from nbkv._jit import compile_entries
 from nbkv.arena import new_arena, read_only
 from nbkv.config import CacheConfig
 from nbkv.kernels import inspect
-from nbkv.kernels.admit import MATCH_FIELDS
 from nbkv.stats import CacheStats
 
 
@@ -43,7 +42,6 @@ class ArenaOwner:
             self._arena, "sequences", layout.SEQUENCE_DTYPE, config.max_sequences
         )
         self._hit_tokens = self._sequences["num_hit_tokens"]
-        self._match_out = np.empty(MATCH_FIELDS, np.int64)
         self._num_evicted = self._runtime["num_evicted"]
         self._copies = self._runtime_array("copies")
         self._evicted = self._runtime_array("evicted")

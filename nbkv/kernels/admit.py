@@ -3,7 +3,7 @@
 import numpy as np
 
 from nbkv._intrinsics import borrow
-from nbkv._jit import entry, kernel
+from nbkv._jit import entry, kernel, outlined_kernel
 from nbkv.kernels.extras import add_extras, num_extra_room
 from nbkv.kernels.fence import num_usable
 from nbkv.kernels.hashing import extra_of_block
@@ -22,8 +22,7 @@ from nbkv.layout import (
     TOO_MANY_EXTRAS,
 )
 
-#: What `match_prefix` writes: blocks hit, tokens taken of one more, hit blocks CACHED now.
-MATCH_FIELDS = 3
+_ROW_MASK = 0xFFFFFFFF
 
 
 @kernel
@@ -61,8 +60,8 @@ def _match(
 
 
 @entry(
-    "int64(uint8[::1], int32[::1], int64, uint64, uint64, int32[::1], int32[::1], uint64[::1],"
-    " int64[::1])"
+    "UniTuple(int64, 3)(uint8[::1], int32[::1], int64, uint64, uint64, int32[::1], int32[::1],"
+    " uint64[::1])"
 )
 def match_prefix(
     arena: Arena,
@@ -73,8 +72,7 @@ def match_prefix(
     starts: Records,
     ends: Records,
     digests: Records,
-    out: Records,
-) -> int:
+) -> tuple[int, int, int]:
     """Tell how much of a prompt would hit; only scratch changes.
 
     Parameters
@@ -85,12 +83,11 @@ def match_prefix(
     salt_low, salt_high : uint64
     starts, ends, digests : int32, int32, uint64
         Extra keys, ordered.
-    out : int64, shape (MATCH_FIELDS,)
 
     Returns
     -------
-    int
-        Tokens hit.
+    tuple of int
+        Blocks hit, tokens taken of one more, and hit blocks that are CACHED now.
     """
     state = open_state(arena)
     hits, partial, cached = _match(
@@ -103,10 +100,72 @@ def match_prefix(
         borrow(ends),
         borrow(digests),
     )
-    out[0] = hits
-    out[1] = partial
-    out[2] = cached
-    return np.int64(hits * state.header["block_size"][0] + partial)
+    return np.int64(hits), np.int64(partial), np.int64(cached)
+
+
+@entry("UniTuple(int64, 3)(uint8[::1], int32[::1], int64)")
+def match_plain(arena: Arena, tokens: Records, max_hit_tokens: int) -> tuple[int, int, int]:
+    """Tell how much of a prompt without salt and extra keys would hit: see `match_prefix`.
+
+    Parameters
+    ----------
+    arena : uint8, C-contiguous
+    tokens : int32
+    max_hit_tokens : int
+
+    Returns
+    -------
+    tuple of int
+        Blocks hit, tokens taken of one more, and hit blocks that are CACHED now.
+    """
+    state = open_state(arena)
+    none = np.uint64(0)
+    places, digests = state.scratch[:0], state.hashes[:0]
+    hits, partial, cached = _match(
+        state, borrow(tokens), max_hit_tokens, none, none, places, places, digests
+    )
+    return np.int64(hits), np.int64(partial), np.int64(cached)
+
+
+@entry("UniTuple(int64, 2)(uint8[::1], uint64, int32[::1], int64)")
+def admit_plain(arena: Arena, seq_id: int, tokens: Records, max_hit_tokens: int) -> tuple[int, int]:
+    """Open a sequence for a prompt without salt and extra keys, reserving nothing: see `admit`.
+
+    Parameters
+    ----------
+    arena : uint8, C-contiguous
+    seq_id : uint64
+    tokens : int32
+    max_hit_tokens : int
+
+    Returns
+    -------
+    tuple of int
+        The handle and the tokens hit; or a status, and nothing has changed.
+    """
+    state = open_state(arena)
+    none = np.uint64(0)
+    places, digests = state.scratch[:0], state.hashes[:0]
+    handle = np.int64(
+        _admit(
+            state,
+            np.uint64(seq_id),
+            borrow(tokens),
+            max_hit_tokens,
+            np.int64(0),
+            False,
+            none,
+            none,
+            places,
+            places,
+            digests,
+            np.int64(-1),
+            np.int64(0),
+        )
+    )
+    if handle < 0:
+        return handle, np.int64(0)
+    return handle, np.int64(state.sequences["num_hit_tokens"][handle & _ROW_MASK])
 
 
 @entry(
@@ -155,17 +214,52 @@ def admit(
     int
         The handle, or a status; nothing has changed then.
     """
-    state = open_state(arena)
+    return np.int64(
+        _admit(
+            open_state(arena),
+            np.uint64(seq_id),
+            borrow(tokens),
+            max_hit_tokens,
+            reserve_tokens,
+            must_fit,
+            np.uint64(salt_low),
+            np.uint64(salt_high),
+            borrow(starts),
+            borrow(ends),
+            borrow(digests),
+            arrival,
+            owner,
+        )
+    )
+
+
+@outlined_kernel
+def _admit(
+    state: State,
+    seq_id: int,
+    tokens: Records,
+    max_hit_tokens: int,
+    reserve_tokens: int,
+    must_fit: bool,
+    salt_low: int,
+    salt_high: int,
+    starts: Records,
+    ends: Records,
+    digests: Records,
+    arrival: int,
+    owner: int,
+) -> int:
+    """Do what `admit` says; arguments are borrowed."""
     header = state.header
-    status = np.int64(check_new(state, np.uint64(seq_id)))
+    status = np.int64(check_new(state, seq_id))
     if status < 0:
         return status
     if starts.size > num_extra_room(state):
         return TOO_MANY_EXTRAS
     block_size = header["block_size"][0]
-    low, high = np.uint64(salt_low), np.uint64(salt_high)
-    tokens, starts, ends, digests = borrow(tokens), borrow(starts), borrow(ends), borrow(digests)
-    hits, partial, cached = _match(state, tokens, max_hit_tokens, low, high, starts, ends, digests)
+    hits, partial, cached = _match(
+        state, tokens, max_hit_tokens, salt_low, salt_high, starts, ends, digests
+    )
     columns = hits + (1 if partial > 0 else 0)
     missing = max((reserve_tokens + block_size - 1) // block_size - columns, 0)
     status = np.int64(
@@ -174,7 +268,7 @@ def admit(
     if status < 0:
         return status
     begin_report(state)
-    row = np.int64(open_row(state, np.uint64(seq_id)))
+    row = np.int64(open_row(state, seq_id))
     num_hit_tokens = hits * block_size + partial
     hold_hits(state, row, columns, num_hit_tokens)
     sequences = state.sequences
@@ -182,7 +276,7 @@ def admit(
     sequences["num_hit_tokens"][row] = num_hit_tokens
     if partial > 0:
         sequences["flags"][row] |= np.uint8(PARTIAL_HIT)
-    _identify(state, row, low, high, starts, ends, digests, arrival, owner)
+    _identify(state, row, salt_low, salt_high, starts, ends, digests, arrival, owner)
     if missing > 0:
         make_room(state, missing)
         for _ in range(missing):

@@ -318,13 +318,19 @@ def emit_slots(state: State, row: int, start: int, num_tokens: int, out: Records
         offset = np.int64(start) - column * block_size
         entry = row * state.header["table_stride"][0] + column
         first = np.int64(state.tables[entry]) * block_size
-    for i in range(num_tokens):
-        if offset == block_size:
-            entry += 1
-            offset = 0
+    # Unsigned, a subscript is known not to count from the end, and a block is one copy.
+    place = np.uint64(at)
+    end = place + np.uint64(num_tokens)
+    while place < end:
+        taken = min(np.uint64(block_size - offset), end - place)
+        slot = first + offset
+        for i in range(taken):
+            out[place + i] = slot + np.int64(i)
+        place += taken
+        entry += 1
+        offset = np.int64(0)
+        if place < end:
             first = np.int64(state.tables[entry]) * block_size
-        out[at + i] = first + offset
-        offset += 1
 
 
 @outlined_kernel
