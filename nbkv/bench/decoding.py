@@ -1,11 +1,10 @@
 """Appending tokens: the step of a decode loop."""
 
-import threading
 import time
 
 import numpy as np
 
-from nbkv.bench.timing import flush_caches
+from nbkv.bench.timing import busy_thread, flush_caches
 from nbkv.cache import PagedKVCache
 from nbkv.config import CacheConfig
 
@@ -97,19 +96,6 @@ def busy_thread_ratio(rounds: int, num_sequences: int = 1_024) -> float:
     """Divide the p99 of a step beside a busy Python thread by the p50 of one alone."""
     decoding = Decoding(num_sequences)
     alone = [s for _ in range(rounds) for s in decoding.step_seconds()]
-    done = threading.Event()
-    thread = threading.Thread(target=_keep_busy, args=(done,), daemon=True)
-    thread.start()
-    try:
+    with busy_thread():
         beside = [s for _ in range(rounds) for s in decoding.step_seconds()]
-    finally:
-        done.set()
-        thread.join()
     return float(np.percentile(beside, 99) / np.percentile(alone, 50))
-
-
-def _keep_busy(done: threading.Event) -> None:
-    total = 0
-    while not done.is_set():
-        for i in range(1_000):
-            total += i

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from nbkv.bench import blocks, decoding, emitting, hashing, processes
+from nbkv.bench import blocks, decoding, emitting, hashing, processes, stepping
 from nbkv.bench.timing import Measurement
 from nbkv.config import EvictionPolicy
 from nbkv.replay.replay import replay_trace, warm_up
@@ -10,6 +10,7 @@ from nbkv.replay.traces import Trace
 
 ROUNDS = 15
 COLD_ROUNDS = 4
+STEADY_STEPS = 100_000  # of the p99, alone and beside a busy thread
 REPLAY_SHARE = 10  # percent of the distinct blocks
 
 
@@ -52,6 +53,44 @@ def _evict(_: Trace) -> Iterator[Measurement]:
 def _hash(_: Trace) -> Iterator[Measurement]:
     value = hashing.nanoseconds_a_token(20 * ROUNDS)
     yield Measurement("hash", "hash_tokens, 100,000 tokens, block_size 16", "ns/token", value, 1.0)
+
+
+def _steps(_: Trace) -> Iterator[Measurement]:
+    for num_sequences in (1_024, 16_384):
+        for kind, limit in (("open", 10.0), ("opening", 15.0), ("cold", 60.0)):
+            rounds = COLD_ROUNDS if kind == "cold" else ROUNDS
+            value = stepping.plan_nanoseconds(num_sequences, kind, rounds)
+            text = {"open": "no new blocks", "opening": "one in 16 opens one"}.get(kind, kind)
+            name = f"plan, decode, {num_sequences:,} handles, {text}"
+            yield Measurement("steps", name, "ns/sequence", value, limit)
+        value = stepping.step_nanoseconds(num_sequences, ROUNDS)
+        limit_hot = 30.0 if num_sequences == 1_024 else None
+        name = f"step with tokens, {num_sequences:,} handles"
+        yield Measurement("steps", name, "ns/sequence", value, limit_hot)
+    median, alone, beside = stepping.crowded_ratios(STEADY_STEPS)
+    yield Measurement("steps", "step, 1,024 handles, 99 % occupied, p50", "us", median)
+    yield Measurement("steps", "p99 / p50, 99 % occupied", "times", alone, 3.0)
+    yield Measurement("steps", "p99 beside a busy thread / p50 alone", "times", beside, 3.0)
+
+
+def _prefix(_: Trace) -> Iterator[Measurement]:
+    prompts = stepping.Prompts()
+    for num_tokens, limit in ((2_048, 1.6), (4_096, 2.9)):
+        value = prompts.match(num_tokens, 200 * ROUNDS) * 1e6
+        name = f"match_prefix, {num_tokens:,} cached tokens, hot"
+        yield Measurement("prefix", name, "us", value, limit)
+    value = prompts.match(2_048, 200 * ROUNDS, cached=False) * 1e6
+    yield Measurement("prefix", "match_prefix, a miss at the first block", "us", value, 0.5)
+    value = prompts.match(100_000, COLD_ROUNDS, cold=True) * 1e3
+    yield Measurement("prefix", "match_prefix, 100,000 cached tokens, cold", "ms", value, 0.6)
+    planning, committing = prompts.prefill(2_048, 20 * ROUNDS)
+    blocks_of = 2_048 // stepping.BLOCK_SIZE
+    value = planning / blocks_of * 1e9
+    yield Measurement("prefix", "admit and plan 2,048 new tokens", "ns/block", value, 15.0)
+    value = committing / blocks_of * 1e9
+    yield Measurement("prefix", "commit 2,048 new tokens", "ns/block", value, 40.0)
+    value = prompts.whole_prefill(100_000, ROUNDS) * 1e3
+    yield Measurement("prefix", "admit, plan, commit 100,000 new tokens", "ms", value, 1.0)
 
 
 def _page_tables(_: Trace) -> Iterator[Measurement]:
@@ -102,6 +141,8 @@ SUBJECTS: dict[str, Callable[[Trace], Iterator[Measurement]]] = {
     "evict": _evict,
     "hash": _hash,
     "page_tables": _page_tables,
+    "steps": _steps,
+    "prefix": _prefix,
     "replay": _replay,
     "start": _start,
     "memory": _memory,

@@ -1,7 +1,9 @@
 """Clocks and cache flushing."""
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,3 +53,23 @@ def seconds_of(call: Callable[[], object]) -> float:
 def best_of(rounds: int, round_seconds: Callable[[], float]) -> float:
     """Return the shortest of several rounds that time themselves."""
     return min(round_seconds() for _ in range(rounds))
+
+
+@contextlib.contextmanager
+def busy_thread() -> Iterator[None]:
+    """Keep one more Python thread busy meanwhile."""
+    done = threading.Event()
+    thread = threading.Thread(target=_keep_busy, args=(done,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _keep_busy(done: threading.Event) -> None:
+    total = 0
+    while not done.is_set():
+        for i in range(1_000):
+            total += i
