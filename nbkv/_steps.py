@@ -24,6 +24,7 @@ from nbkv.layout import (
     BUFFERS_IN_USE,
     BUFFERS_TOO_SMALL,
     INT32,
+    INT64,
     NEGATIVE_COUNT,
     STEP_NOT_NEXT,
     STEP_OUTSTANDING,
@@ -33,8 +34,6 @@ from nbkv.plan import StepBuffers, StepPlan
 
 _EXHAUSTION: Final = {"raise": RAISE, "stop": STOP, "preempt": PREEMPT}
 _INT32_MAX: Final = 2**31 - 1
-# Counts for all of a batch that are kept as arrays.
-_FREQUENT_COUNTS: Final = 17
 _NONE_64: Final = np.empty(0, np.int64)
 _NONE_32: Final = np.empty(0, np.int32)
 _BLAMES_BUFFERS: Final = (BUFFERS_IN_USE, BUFFERS_TOO_SMALL)
@@ -46,7 +45,7 @@ class StepCalls(Lifetimes):
     def __init__(self, config: CacheConfig) -> None:
         super().__init__(config)
         self._outstanding: deque[StepPlan] = deque()
-        self._counts_of = [np.array([count], np.int32) for count in range(_FREQUENT_COUNTS)]
+        self._one_count = np.empty(1, np.int32)
 
     def plan(
         self,
@@ -243,9 +242,12 @@ class StepCalls(Lifetimes):
         victims: Handles | None,
     ) -> tuple[Any, ...]:
         """Make a batch into what kernels take."""
-        handles = self._handles("sequences", sequences)
-        if type(counts) is int and 0 <= counts < _FREQUENT_COUNTS:
-            numbers = self._counts_of[counts]
+        handles = sequences
+        if not is_plain(sequences, INT64):
+            handles = self._handles("sequences", sequences)
+        if type(counts) is int and 0 <= counts <= _INT32_MAX:
+            numbers = self._one_count
+            numbers[0] = counts
         elif is_plain(counts, INT32) and counts.size == handles.size:
             numbers = counts
         else:
@@ -254,9 +256,11 @@ class StepCalls(Lifetimes):
         if mode is None:
             allowed = ", ".join(_EXHAUSTION)
             refuse("on_exhaustion", on_exhaustion, f"one of {allowed}")
-        ahead = check_count("lookahead", lookahead)
-        if ahead > _INT32_MAX:
-            refuse("lookahead", lookahead, f"0 to {_INT32_MAX}")
+        ahead = lookahead
+        if type(ahead) is not int or not 0 <= ahead <= _INT32_MAX:
+            ahead = check_count("lookahead", lookahead)
+            if ahead > _INT32_MAX:
+                refuse("lookahead", lookahead, f"0 to {_INT32_MAX}")
         others = _NONE_64 if victims is None else self._handles("victims", victims)
         ranks = _NONE_64
         if rank is not None:

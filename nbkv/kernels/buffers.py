@@ -19,6 +19,9 @@ from nbkv.step_layout import (
     STEP_HEADER_DTYPE,
 )
 
+_ROW, _COLUMN, _BLOCK = np.uint64(1), np.uint64(2), np.uint64(3)
+_FIELDS = np.uint64(CHANGE_FIELDS)
+
 
 class Step(NamedTuple):
     """Views over one set of step buffers; compiled, they must not outlive the call."""
@@ -119,6 +122,33 @@ def add_change(step: Step, row: int, column: int, block_id: int) -> None:
     changes[CHANGE_FIELDS * at + 2] = column
     changes[CHANGE_FIELDS * at + 3] = block_id
     step.header["num_changes"][0] = at + 1
+
+
+@kernel
+def add_columns(state: State, step: Step, row: int, first: int, end: int) -> None:
+    """Report the entries ``first:end`` of a block table, all of them new.
+
+    Parameters
+    ----------
+    state : State
+    step : Step
+        Has room for them.
+    row : int
+    first, end : int
+        Columns.
+    """
+    at = step.header["num_changes"][0]
+    changes, tables = step.changes, state.tables
+    # Unsigned, a subscript is known not to count from the end.
+    place = np.uint64(CHANGE_FIELDS * at)
+    entry = np.uint64(row * state.header["table_stride"][0] + first)
+    for i in range(np.uint64(max(end - first, 0))):
+        changes[place] = 0
+        changes[place + _ROW] = row
+        changes[place + _COLUMN] = first + np.int64(i)
+        changes[place + _BLOCK] = tables[entry + i]
+        place += _FIELDS
+    step.header["num_changes"][0] = at + max(end - first, 0)
 
 
 @kernel

@@ -150,6 +150,15 @@ def _is_gone(state: State, row: int, generation: int, start: int, step_id: int) 
 
 
 @kernel
+def _copy_ids(known: Records, place: int, tokens: Records, at: int, count: int) -> None:
+    # Unsigned, a subscript is known not to count from the end, and the loop becomes a copy.
+    target = np.uint64(place)
+    source = np.uint64(at)
+    for i in range(np.uint64(count)):
+        known[target + i] = tokens[source + i]
+
+
+@kernel
 def _record_tokens(
     state: State, row: int, start: int, count: int, tokens: Records, at: int
 ) -> None:
@@ -162,8 +171,7 @@ def _record_tokens(
         # All in the open tail, which the row itself names.
         offset = start - (np.int64(sequences["num_tokens"][row]) - fill)
         place = np.int64(sequences["tail_block"][row]) * block_size + offset
-        for i in range(count):
-            known[place + i] = tokens[at + i]
+        _copy_ids(known, place, tokens, at, count)
     else:
         column = start // block_size
         offset = start - column * block_size
@@ -172,8 +180,7 @@ def _record_tokens(
         while written < count:
             place = np.int64(state.tables[entry]) * block_size + offset
             taken = min(block_size - offset, count - written)
-            for i in range(taken):
-                known[place + i] = tokens[at + written + i]
+            _copy_ids(known, place, tokens, at + written, taken)
             written += taken
             entry += 1
             offset = np.int64(0)

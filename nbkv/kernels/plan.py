@@ -11,6 +11,7 @@ from nbkv._jit import kernel, outlined_kernel
 from nbkv.kernels.buffers import (
     Step,
     add_change,
+    add_columns,
     forget_plan,
     num_change_room,
     report_copies,
@@ -256,5 +257,4 @@ def _write_slowly(state: State, step: Step, row: int, count: int, num_ahead: int
     if state.runtime["num_copies"][0] > num_copies:
         column = start // block_size
         add_change(step, row, column, state.tables[base + column])
-    for column in range(num_blocks, np.int64(sequences["num_blocks"][row])):
-        add_change(step, row, column, state.tables[base + column])
+    add_columns(state, step, row, num_blocks, np.int64(sequences["num_blocks"][row]))
