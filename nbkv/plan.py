@@ -43,9 +43,12 @@ def _section_bytes(config: CacheConfig, max_tokens: int) -> dict[str, int]:
         "evicted": changes,
     }
     return {
-        name: _pad(dtype.itemsize * lengths.get(name, rows))
-        for name, dtype in SECTION_DTYPES.items()
+        name: dtype.itemsize * lengths.get(name, rows) for name, dtype in SECTION_DTYPES.items()
     }
+
+
+def _total_bytes(sizes: dict[str, int]) -> int:
+    return STEP_HEADER_BYTES + sum(_pad(size) for size in sizes.values())
 
 
 class StepBuffers:
@@ -125,7 +128,7 @@ class StepBuffers:
         if not isinstance(max_tokens, (int, np.integer)) or max_tokens < 1:
             raise ArgumentError(f"max_tokens is {max_tokens!r}; it must be an integer, at least 1")
         sizes = _section_bytes(cache.config, int(max_tokens))
-        total = STEP_HEADER_BYTES + sum(sizes.values())
+        total = _total_bytes(sizes)
         if memory is None:
             raw = np.zeros(total + _ALIGNMENT, np.uint8)
             shift = -raw.ctypes.data % _ALIGNMENT
@@ -150,13 +153,13 @@ class StepBuffers:
         for name, size in sizes.items():
             header[f"{name}_start"] = start
             header[f"{name}_end"] = start + size
-            start += size
+            start += _pad(size)
         return cls(memory)
 
     @staticmethod
     def num_bytes(cache: ArenaOwner, max_tokens: int = _DEFAULT_TOKENS) -> int:
         """Return the bytes that `for_cache` needs as ``memory``."""
-        return STEP_HEADER_BYTES + sum(_section_bytes(cache.config, max_tokens).values())
+        return _total_bytes(_section_bytes(cache.config, max_tokens))
 
 
 class StepPlan:
@@ -178,10 +181,7 @@ class StepPlan:
         self._sections: dict[str, npt.NDArray[Any]] = {}
         for name, dtype in SECTION_DTYPES.items():
             start, end = (int(self._header[f"{name}_{edge}"][0]) for edge in ("start", "end"))
-            section = buffers.data[start:end]
-            self._sections[name] = section[: section.size // dtype.itemsize * dtype.itemsize].view(
-                dtype
-            )
+            self._sections[name] = buffers.data[start:end].view(dtype)
 
     def _count(self, name: str) -> int:
         return int(self._header[name][0])
