@@ -49,7 +49,7 @@ class Scheduler:
             np.array(handles, np.int64), np.array(counts, np.int32),
             on_exhaustion="preempt", out=self.buffers,
         )  # fmt: skip
-        for seq_id, handle, arrival, _ in plan.preempted.tolist():
+        for _, handle, arrival, _ in plan.preempted.tolist():
             request = self.running.pop(handle)
             request["arrival"] = arrival
             self.waiting.appendleft(request)
