@@ -116,11 +116,18 @@ def outlined_kernel(function: F) -> F:
 
 
 def _compile(function: F, inline: bool) -> F:
+    # Part of every kernel that calls it, and of none's machine code by itself: Python does
+    # not call it, and what is kept on disk are its callers.
+    part = inline and function.__module__.startswith("nbkv.")
     outer = nb.config.CACHE_DIR
     nb.config.CACHE_DIR = str(CACHE_DIR or "")
     try:
-        cached = CACHE_DIR is not None
-        compiled: F = nb.njit(cache=cached, forceinline=inline)(function)
+        compiled: F = nb.njit(
+            cache=CACHE_DIR is not None and not part,
+            forceinline=inline,
+            no_cpython_wrapper=part,
+            no_cfunc_wrapper=part,
+        )(function)
     finally:
         nb.config.CACHE_DIR = outer
     return compiled
