@@ -122,12 +122,9 @@ def _compile(function: F, inline: bool) -> F:
     outer = nb.config.CACHE_DIR
     nb.config.CACHE_DIR = str(CACHE_DIR or "")
     try:
-        compiled: F = nb.njit(
-            cache=CACHE_DIR is not None and not part,
-            forceinline=inline,
-            no_cpython_wrapper=part,
-            no_cfunc_wrapper=part,
-        )(function)
+        options: dict[str, Any] = {"no_cpython_wrapper": part, "no_cfunc_wrapper": part}
+        cached = CACHE_DIR is not None and not part
+        compiled: F = nb.njit(cache=cached, forceinline=inline, **options)(function)
     finally:
         nb.config.CACHE_DIR = outer
     return compiled
