@@ -166,6 +166,8 @@ class NaiveCache(NaiveNames):
             raise Refused("PrefixError")
         self._check_new(target, len(line.extras))
         tokens = min(line.num_committed, num_blocks * self.block_size)
+        if tokens < self._least_tokens(line):
+            raise Refused("PrefixError")
         self._enter(target, line.table[:num_blocks], tokens, line)
 
     def fork(self, source: int, target: int) -> None:

@@ -1,0 +1,146 @@
+"""Whole steps on engine and model: whatever is planned, committed or lost, both do the same."""
+
+import random
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from pairing_steps import StepPair
+from step_life import StepLife
+from support import INTERPRETED
+
+POLICIES = ["lru", "fifo", "frequency"]
+RANDOMS = st.randoms(use_true_random=False)
+
+CONFIGS = st.fixed_dictionaries(
+    {
+        "policy": st.sampled_from(POLICIES),
+        "block_size": st.integers(1, 4),
+        "num_blocks": st.integers(1, 14),
+        "max_sequences": st.sampled_from([2, 4, 8]),
+        "max_blocks_per_sequence": st.sampled_from([None, None, 4, 20]),
+        "run_ahead": st.booleans(),
+        "hit_visibility": st.sampled_from(["planned", "completed"]),
+        "partial_reuse": st.booleans(),
+        "dedup": st.sampled_from([True, True, False]),
+        "window": st.sampled_from([None, None, None, 1, 3, 6]),
+        "watermark": st.sampled_from([0, 0, 2]),
+        "max_extra_keys": st.sampled_from([None, 2]),
+        "max_leases": st.sampled_from([1024, 2]),
+        "max_leased_blocks": st.sampled_from([None, 3]),
+    }
+)
+
+
+class StepMachine(RuleBasedStateMachine):
+    """Small pools, so that every rule soon meets exhaustion, sharing and eviction."""
+
+    single_calls = False
+    life: StepLife
+
+    @initialize(config=CONFIGS)
+    def start(self, config: dict[str, Any]) -> None:
+        config["watermark"] = min(config["watermark"], config["num_blocks"])
+        self.life = StepLife(StepPair(**config), single_calls=self.single_calls)
+
+    @rule(rng=RANDOMS)
+    def admit(self, rng: random.Random) -> None:
+        self.life.admit(rng)
+
+    @rule(rng=RANDOMS)
+    def admit_again(self, rng: random.Random) -> None:
+        self.life.admit(rng)
+
+    @rule(rng=RANDOMS)
+    def plan(self, rng: random.Random) -> None:
+        self.life.plan(rng)
+
+    @rule(rng=RANDOMS)
+    def commit(self, rng: random.Random) -> None:
+        self.life.commit(rng)
+
+    @rule(rng=RANDOMS)
+    def plan_and_commit(self, rng: random.Random) -> None:
+        self.life.plan(rng)
+        self.life.commit(rng)
+
+    @rule(rng=RANDOMS)
+    def step(self, rng: random.Random) -> None:
+        self.life.step(rng)
+
+    @rule(rng=RANDOMS)
+    def complete(self, rng: random.Random) -> None:
+        self.life.complete(rng)
+
+    @rule(rng=RANDOMS)
+    def fail(self, rng: random.Random) -> None:
+        self.life.fail(rng)
+
+    @rule(rng=RANDOMS)
+    def finish(self, rng: random.Random) -> None:
+        self.life.finish(rng)
+
+    @rule(rng=RANDOMS)
+    def fork(self, rng: random.Random) -> None:
+        self.life.fork(rng)
+
+    @rule(rng=RANDOMS)
+    def share(self, rng: random.Random) -> None:
+        self.life.share(rng)
+
+    @rule(rng=RANDOMS)
+    def truncate(self, rng: random.Random) -> None:
+        self.life.truncate(rng)
+
+    @rule(rng=RANDOMS)
+    def reorder(self, rng: random.Random) -> None:
+        self.life.reorder(rng)
+
+    @rule(rng=RANDOMS)
+    def name(self, rng: random.Random) -> None:
+        rng.choice([self.life.register, self.life.register, self.life.unregister])(rng)
+
+    @rule(rng=RANDOMS)
+    def attach(self, rng: random.Random) -> None:
+        self.life.attach(rng)
+
+    @rule(rng=RANDOMS)
+    def pin_or_unpin(self, rng: random.Random) -> None:
+        rng.choice([self.life.pin, self.life.unpin])(rng)
+
+    @rule(rng=RANDOMS)
+    def evict_or_reset(self, rng: random.Random) -> None:
+        rng.choice([self.life.evict, self.life.evict, self.life.reset])(rng)
+
+    @invariant()
+    def nothing_is_out_of_joint(self) -> None:
+        if hasattr(self, "life"):
+            self.life.pair.check()
+
+    def teardown(self) -> None:
+        if hasattr(self, "life"):
+            self.life.end()
+
+
+class MixedMachine(StepMachine):
+    """The same with calls in between that know no steps."""
+
+    single_calls = True
+
+    @rule(rng=RANDOMS)
+    def single(self, rng: random.Random) -> None:
+        self.life.single(rng)
+
+    @rule(rng=RANDOMS)
+    def another_single(self, rng: random.Random) -> None:
+        self.life.single(rng)
+
+
+AT_ONCE = settings(
+    max_examples=100 if INTERPRETED else 300, stateful_step_count=40 if INTERPRETED else 60
+)
+TestStepsAgainstNaive = StepMachine.TestCase
+TestStepsAgainstNaive.settings = AT_ONCE
+TestMixedAgainstNaive = MixedMachine.TestCase
+TestMixedAgainstNaive.settings = AT_ONCE
