@@ -113,12 +113,11 @@ class NaiveCommits(NaivePlans):
         published = self.committed_step >= step_id
         self.committed_step = self.completed_step = self.num_steps
         self._pass_fence()
-        if published:
-            self._forget_since(step_id)
+        self._forget_since(step_id)
         lost = []
         for line in sorted(self.sequences.values(), key=lambda x: x.row):
             before = line.num_tokens
-            kept = self._kept_before(line, step_id) if published else line.num_committed
+            kept = self._kept_before(line, step_id, published)
             if kept < line.num_committed:
                 self._cut(line, kept)
             elif line.last_step >= step_id:
@@ -128,7 +127,7 @@ class NaiveCommits(NaivePlans):
         return lost
 
     def _forget_since(self, step_id: int) -> None:
-        """Un-index what steps from this one on have filled."""
+        """Un-index what steps from this one on have filled or copied."""
         for block in [b for b in self.blocks if b.ready_step >= step_id and b.findable]:
             for name in sorted(block.names):
                 self._drop_name(name, self.names.pop(name))
@@ -136,14 +135,14 @@ class NaiveCommits(NaivePlans):
                 self._forget_key(block)
                 self._free_if_loose(block)
 
-    def _kept_before(self, line: Line, step_id: int) -> int:
+    def _kept_before(self, line: Line, step_id: int, published: bool) -> int:
         """How many of a sequence's committed tokens do not come from this step or later."""
         size = self.block_size
         kept = line.num_committed
         bad = [c for c, b in enumerate(line.table) if b is not None and b.ready_step >= step_id]
         if bad:
             kept = min(kept, bad[0] * size)
-        if line.last_step >= step_id:
+        if published and line.last_step >= step_id:
             kept -= kept % size
         lost = kept < line.num_committed and kept < self._least_tokens(line)
         return 0 if lost else kept

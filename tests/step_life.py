@@ -240,9 +240,11 @@ class StepLife:
         blocks = table[: rng.randint(0, len(table))]
         if -1 in blocks:
             return  # a hole is no block_id
+        known = name in self.naive.names
         self.pair.do("register_prefix", name, blocks)
-        if not self.pair.refused and seq_id in self.naive.sequences:
-            said = self.device.said.get(self.naive.sequences[seq_id], [])
+        if not self.pair.refused and not known:
+            owner = next(x for x in self.naive.sequences.values() if self.naive._leads(x, blocks))
+            said = self.device.said.get(owner, [])
             self.named[name] = said[: len(blocks) * self.naive.block_size]
 
     def attach(self, rng: random.Random) -> None:

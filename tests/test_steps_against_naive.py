@@ -4,6 +4,7 @@ import random
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from pairing_steps import StepPair
@@ -144,3 +145,61 @@ TestStepsAgainstNaive = StepMachine.TestCase
 TestStepsAgainstNaive.settings = AT_ONCE
 TestMixedAgainstNaive = MixedMachine.TestCase
 TestMixedAgainstNaive.settings = AT_ONCE
+
+
+# How often a busy scheduler does what, out of a hundred.
+OFTEN = {
+    "admit": 20,
+    "plan": 22,
+    "commit": 22,
+    "step": 8,
+    "complete": 8,
+    "finish": 9,
+    "fork": 3,
+    "truncate": 3,
+    "reorder": 2,
+    "register": 2,
+    "attach": 2,
+    "pin": 2,
+    "unpin": 3,
+    "share": 1,
+    "unregister": 1,
+    "evict": 1,
+}
+RARELY = {"fail": 40, "reset": 1}
+
+
+def random_step(life: StepLife, rng: random.Random) -> None:
+    """Do something that mostly succeeds."""
+    often = OFTEN | ({"single": 8} if life.single_calls else {})
+    weights = RARELY if rng.random() < 0.01 else often
+    (name,) = rng.choices(list(weights), list(weights.values()))
+    getattr(life, name)(rng)
+
+
+SETTINGS = {
+    "plain": {},
+    "run ahead": {"run_ahead": True, "partial_reuse": True},
+    "completed": {"run_ahead": True, "hit_visibility": "completed", "watermark": 3},
+    "window": {"window": 7, "run_ahead": True, "partial_reuse": True, "block_size": 2},
+    "no dedup": {"dedup": False, "partial_reuse": True, "block_size": 4},
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("single_calls", [False, True])
+def test_a_long_life_in_steps_is_the_same_in_both(
+    policy: str, setting: str, single_calls: bool, rng: random.Random
+) -> None:
+    """Long enough for the recency ring to go round and rows and rare events to come again."""
+    options = {"block_size": 3, "num_blocks": 24, "max_sequences": 8} | SETTINGS[setting]
+    life = StepLife(StepPair(policy=policy, **options), single_calls=single_calls)
+    for step in range(600 if INTERPRETED else 3000):
+        random_step(life, rng)
+        if step % 20 == 0:
+            life.pair.check()
+    naive = life.naive
+    assert min(naive.num_steps, naive.cache_hits) > 50
+    assert min(naive.evictions, naive.cow_copies, naive.preemptions) > 5
+    life.end()
