@@ -38,7 +38,7 @@ class Block:
     parent: "Block | None" = None
     # The child linked last, until that one is unlinked: older ones do not come back.
     child: "Block | None" = None
-    # Cut from its parent: indexed, but never matched.
+    # Held somewhere without the block before it: never linked to that one, never matched.
     detached: bool = False
     ready_step: int = 0
     # The step that must be completed before it is used again; None: not behind the fence.
@@ -179,7 +179,7 @@ class NaiveBlocks:
     def _unlink(self, block: Block) -> None:
         if block.parent is not None and block.parent.child is block:
             block.parent.child = None
-        block.parent, block.detached = None, False
+        block.parent = None
 
     def _unlink_if_lost(self, block: Block) -> None:
         if not block.findable:
@@ -209,6 +209,7 @@ class NaiveBlocks:
         assert block.parent is None
         assert block.fence is None
         self.num_allocated += 1
+        block.detached = False
         block.ref_count, block.num_tokens, block.ready_step = 1, 0, 0
         block.access_count, block.alloc_order = 1, self.num_allocated
         return block

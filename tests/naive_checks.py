@@ -60,15 +60,14 @@ def check_tree(model: NaiveSteps) -> None:
     for block in model.blocks:
         if not block.findable:
             assert block.parent is None
-            assert not block.detached
             assert not model._children(block)
         if block.parent is not None:
             assert block.parent.findable
             # Held sets are prefix-closed, so what is cached has no held child.
             assert block.parent.held or not block.held
         if block.detached:
-            assert block.indexed
             assert block.parent is None
+            assert not block.names
         assert block.chain_hash is None or block.tokens is None
         if block.tokens is not None:
             assert len(block.tokens) == block.num_keyed == model.block_size

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from naive_blocks import Line, Refused
+from naive_blocks import Block, Line, Refused
 from naive_plans import Entry, NaivePlans, Step
 
 
@@ -85,15 +85,16 @@ class NaiveCommits(NaivePlans):
             self.last_changes.append((line.row, column, -1))
         self._release(gone)
         self.total_deallocations += len(gone)
-        following = line.table[columns[-1] + 1 :][:1]
-        if following and following[0].findable:
-            line.no_index = True
-            # It is held without its parent now. A name's blocks are found through parents.
-            for name in sorted(following[0].names):
-                self._drop_name(name, self.names.pop(name))
-            if following[0].parent is not None:
-                self._unlink(following[0])
-                following[0].detached = True
+        for following in line.table[columns[-1] + 1 :][:1]:
+            self._detach(following, line)
+
+    def _detach(self, block: Block, line: Line) -> None:
+        """A sequence holds a block without the one before: the two must not be linked."""
+        line.no_index = line.no_index or block.findable
+        for name in sorted(block.names):  # a name's blocks are found through parents
+            self._drop_name(name, self.names.pop(name))
+        self._unlink(block)
+        block.detached = True
 
     # --- completion and failure ------------------------------------------------------
     def complete(self, step_id: int) -> None:

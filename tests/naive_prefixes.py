@@ -144,6 +144,17 @@ class NaivePrefixes(NaiveCache):
         self.cache_misses += match.num_hit_tokens == 0 and len(token_ids) > 0
         return match.num_hit_tokens
 
+    def truncate(self, seq_id: int, num_tokens: int) -> None:
+        super().truncate(seq_id, num_tokens)
+        line = self.sequences[seq_id]
+        if num_tokens % self.block_size:
+            tail = line.table[-1]
+            own = self._extra_of(len(line.table) - 1, line.salt, line.extras)
+            if tail.tokens is not None and tail.extra != own:
+                # An attached prefix of another tenant's, say: what is written after these
+                # tokens has no key of this sequence's.
+                line.no_index = True
+
     def _publish(self, line: Line, column: int, step_id: int) -> None:
         """A block has become full: let it be found, or let another take its place."""
         size = self.block_size
@@ -157,9 +168,9 @@ class NaivePrefixes(NaiveCache):
         tokens = tuple(line.ids[column * size : (column + 1) * size])
         extra = self._extra_of(column, line.salt, line.extras)
         existing = self._find(parent, tokens, extra)
-        if existing is None:
+        if existing is None and not block.detached:
             self._enter_tree(block, parent, tokens, extra)
-        elif existing is not block and self._may_replace(block, existing, step_id):
+        elif existing not in (None, block) and self._may_replace(block, existing, step_id):
             self._hold(existing)
             line.table[column] = existing
             self.last_changes.append((line.row, column, existing.block_id))
