@@ -48,8 +48,10 @@ class NaiveCommits(NaivePlans):
             raise Refused("ArgumentError")
 
     def _is_void(self, entry: Entry, step_id: int) -> bool:
-        alive = self.sequences.get(entry.line.seq_id) is entry.line
-        return not alive or entry.line.void_step >= step_id
+        line = entry.line
+        alive = self.sequences.get(line.seq_id) is line
+        # An entry without tokens does not keep single calls from adding some.
+        return not alive or line.void_step >= step_id or line.num_committed != entry.start
 
     def _commit_entry(self, entry: Entry, count: int, ids: list[int] | None, step_id: int) -> None:
         line = entry.line
@@ -58,11 +60,19 @@ class NaiveCommits(NaivePlans):
         first = line.num_committed // self.block_size
         line.num_committed += count
         if count < entry.count:
-            line.num_tokens = line.num_committed
-            line.void_step = self.num_steps
+            self._reject(line)
         for column in range(first, line.num_committed // self.block_size):
             self._publish(line, column, step_id)
         self._slide(line)
+
+    def _reject(self, line: Line) -> None:
+        """Drop what is planned beyond the committed tokens; the blocks stay, as capacity."""
+        line.num_tokens = line.num_committed
+        line.void_step = self.num_steps
+        column, valid = divmod(line.num_committed, self.block_size)
+        for block in line.table[column:]:
+            block.num_tokens = min(block.num_tokens, valid)
+            valid = 0
 
     # --- windows ---------------------------------------------------------------------
     def _least_tokens(self, line: Line) -> int:
@@ -80,17 +90,17 @@ class NaiveCommits(NaivePlans):
         if not columns:
             return
         gone = [line.table[c] for c in columns]
+        line.no_index = True
+        for following in line.table[columns[-1] + 1 :][:1]:
+            self._detach(following)
         for column in columns:
             line.table[column] = None
             self.last_changes.append((line.row, column, -1))
         self._release(gone)
         self.total_deallocations += len(gone)
-        for following in line.table[columns[-1] + 1 :][:1]:
-            self._detach(following, line)
 
-    def _detach(self, block: Block, line: Line) -> None:
+    def _detach(self, block: Block) -> None:
         """A sequence holds a block without the one before: the two must not be linked."""
-        line.no_index = line.no_index or block.findable
         for name in sorted(block.names):  # a name's blocks are found through parents
             self._drop_name(name, self.names.pop(name))
         self._unlink(block)
@@ -98,7 +108,7 @@ class NaiveCommits(NaivePlans):
 
     # --- completion and failure ------------------------------------------------------
     def complete(self, step_id: int) -> None:
-        if step_id > self.num_steps:
+        if not 1 <= step_id <= self.num_steps:
             raise Refused("StepError")
         self._begin()
         self.completed_step = max(self.completed_step, step_id)
@@ -112,19 +122,16 @@ class NaiveCommits(NaivePlans):
             raise Refused("StepError")
         self._begin()
         published = self.committed_step >= step_id
-        self.committed_step = self.completed_step = self.num_steps
-        self._pass_fence()
         self._forget_since(step_id)
         lost = []
         for line in sorted(self.sequences.values(), key=lambda x: x.row):
-            before = line.num_tokens
             kept = self._kept_before(line, step_id, published)
-            if kept < line.num_committed:
+            planned = line.last_step >= step_id and line.num_tokens > line.num_committed
+            if kept < line.num_committed or planned:
                 self._cut(line, kept)
-            elif line.last_step >= step_id:
-                line.num_tokens = line.num_committed
-            if line.num_tokens < before:
-                lost.append((line.seq_id, line.num_tokens))
+                lost.append((line.seq_id, kept))
+        self.committed_step = self.completed_step = self.num_steps
+        self._pass_fence()
         return lost
 
     def _forget_since(self, step_id: int) -> None:

@@ -119,15 +119,13 @@ class NaivePrefixes(NaiveCache):
     ) -> int:
         """Return the hit tokens; the handle is the engine's affair."""
         self._check_new(seq_id, len(extra_keys))
-        longest = self._blocks_for(max(len(token_ids), reserve_tokens))
-        if (must_fit or reserve_tokens) and longest > self.max_blocks_per_sequence:
-            raise Refused("CapacityError")
         match = self.match_prefix(token_ids, salt, extra_keys, max_hit_tokens)
+        self._check_table(self._blocks_for(max(reserve_tokens, must_fit * len(token_ids))))
         if must_fit and not self.can_admit(match):
             raise Refused("OutOfBlocksError")
         needed = max(0, self._blocks_for(reserve_tokens) - len(match.blocks))
         # The hits that nobody holds are about to be: they are no room for the rest.
-        self._check_available(needed, match.num_revived if needed else 0)
+        self._check_available(needed, match.num_revived)
         self._begin()
         line = Line(list(match.blocks), match.num_hit_tokens, match.num_hit_tokens)
         line.num_committed = match.num_hit_tokens

@@ -71,28 +71,22 @@ class NaiveSteps(NaiveCommits):
         tokens: Sequence[int] | None = None,
         **options: object,
     ) -> Step:
-        """Commit the oldest uncommitted plan, then plan; one report of both."""
-        lookahead = options.get("lookahead", 0)
-        if not self.in_flight and (num_accepted or tokens):
+        """Commit the oldest plan, then plan: one report of both. With none, only plan."""
+        if not self.in_flight:
+            return self.plan(seq_ids, counts, **options)
+        oldest = self.in_flight[0]
+        accepted = [e.count for e in oldest.entries] if num_accepted is None else num_accepted
+        self._check_commit(oldest, accepted, tokens)
+        if any(count < 0 for count in counts):
             raise Refused("ArgumentError")
-        if self.in_flight:
-            oldest = self.in_flight[0]
-            counted = [e.count for e in oldest.entries] if num_accepted is None else num_accepted
-            self._check_commit(oldest, list(counted), tokens)
-        self._batch(seq_ids, counts, lookahead)
-        self._handles([*seq_ids, *options.get("victims", ())])
-        changes, skipped = [], []
-        if self.in_flight:
-            report = self.commit(self.in_flight[0], num_accepted, tokens)
-            changes, skipped = report.table_changes, report.skipped
+        self._handles(seq_ids)
+        self.commit(oldest, accepted, tokens)
         try:
             planned = self.plan(seq_ids, counts, **options)
-        except Refused as refusal:
-            if refusal.kind != "OutOfBlocksError":
-                raise
+        except Refused:  # no room: the commit stands
             planned = Step(exhausted=True)
-        planned.table_changes = changes + planned.table_changes
-        planned.skipped = skipped
+        planned.table_changes = oldest.table_changes + planned.table_changes
+        planned.skipped = oldest.skipped
         return planned
 
     # --- whole sequences -------------------------------------------------------------
@@ -104,27 +98,26 @@ class NaiveSteps(NaiveCommits):
 
     def reorder(self, seq_ids: Sequence[int], parents: Sequence[int]) -> None:
         """Each sequence becomes what another one was; who stays itself is left alone."""
-        lines = self._handles(seq_ids)
-        if len(parents) != len(lines) or any(not 0 <= p < len(lines) for p in parents):
+        if len(parents) != len(seq_ids) or any(not 0 <= p < len(seq_ids) for p in parents):
             raise Refused("ArgumentError")
+        lines = self._handles(seq_ids)
         before = [copy(line) for line in lines]
-        moves = [(i, before[p]) for i, p in enumerate(parents) if p != i]
-        staying = [x for x in self.sequences.values() if x not in [lines[i] for i, _ in moves]]
-        extras = [x.extras for x in [*staying, *(parent for _, parent in moves)]]
-        if sum(map(len, extras)) > self.max_extra_keys:
-            raise Refused("CapacityError")
+        moves = [(lines[i], before[i], before[p]) for i, p in enumerate(parents) if p != i]
+        if any((line.salt, line.extras) != (p.salt, p.extras) for line, _, p in moves):
+            raise Refused("ArgumentError")
         self._begin()
-        for i, parent in moves:
-            line = lines[i]
+        for line, _, parent in moves:
             line.table = parent.table[: self._blocks_for(parent.num_committed)]
             line.num_tokens = line.num_committed = parent.num_committed
             line.num_hit_tokens = parent.num_hit_tokens
             line.void_step = self.num_steps
             self._take_after(line, parent, parent.num_committed)
-            for block in line.blocks:
+        # What a sequence has in the same place already, it keeps.
+        for line, was, _ in moves:
+            for block in [b for b in line.blocks if b not in was.blocks]:
                 self._hold(block)
-        for i, _ in moves:
-            self._release(before[i].blocks)
+        for line, was, _ in moves:
+            self._release([b for b in was.blocks if b not in line.blocks])
 
     # --- leases ----------------------------------------------------------------------
     def pin(self, seq_id: int) -> int:
@@ -143,7 +136,7 @@ class NaiveSteps(NaiveCommits):
 
     def unpin(self, lease: int) -> None:
         if lease not in self.leases:
-            raise Refused("KVCacheError")
+            raise Refused("LeaseError")
         self._begin()
         blocks = self.leases.pop(lease)
         for block in blocks:
@@ -157,7 +150,8 @@ class NaiveSteps(NaiveCommits):
             self._evict()
         return self.last_evicted
 
-    def reset_prefix_cache(self) -> None:
+    def reset_prefix_cache(self) -> int:
+        """Return how many blocks have become free."""
         self._begin()
         was_cached = self.cached
         self.names.clear()
@@ -168,3 +162,4 @@ class NaiveSteps(NaiveCommits):
             self._free_if_loose(block)
         for line in self.sequences.values():
             line.no_index = True
+        return len(was_cached)
