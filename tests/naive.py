@@ -167,7 +167,7 @@ class NaiveCache(NaiveNames):
         self._check_new(target, len(line.extras))
         tokens = min(line.num_committed, num_blocks * self.block_size)
         if tokens < self._least_tokens(line):
-            raise Refused("PrefixError")
+            raise Refused("ArgumentError")
         self._enter(target, line.table[:num_blocks], tokens, line)
 
     def fork(self, source: int, target: int) -> None:

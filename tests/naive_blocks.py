@@ -143,7 +143,7 @@ class NaiveBlocks:
     def _check_available(self, needed: int, num_revived: int = 0) -> None:
         """Refuse what does not fit beside the cached blocks that the call itself holds."""
         if needed and needed + num_revived > self.num_usable:
-            raise Refused("OutOfBlocksError", (needed, len(self.cached) - num_revived))
+            raise Refused("OutOfBlocksError", (needed, len(self.evictable) - num_revived))
 
     def _make_free(self, needed: int) -> None:
         while len(self.free) < needed:

@@ -21,6 +21,7 @@ class NaiveCommits(NaivePlans):
         self._check_commit(step, accepted, tokens)
         self._begin()
         self.committed_step = step.step_id
+        step.skipped = []
         taken = 0
         for i, (entry, count) in enumerate(zip(step.entries, accepted, strict=True)):
             ids = None if tokens is None else list(tokens[taken : taken + count])

@@ -47,7 +47,7 @@ class StepLife:
         living = sorted(self.naive.sequences)
         rng.shuffle(living)
         chosen = living[: rng.randint(0, len(living))]
-        if rng.random() < wrong:
+        if rng.random() < wrong and len(chosen) < self.naive.max_sequences:
             chosen.insert(rng.randint(0, len(chosen)), rng.choice(SEQ_IDS))
         return chosen
 
@@ -105,6 +105,7 @@ class StepLife:
         if rng.random() < 0.2:
             options["lookahead"] = rng.randint(0, 3)
         others = [s for s in sorted(self.naive.sequences) if s not in seq_ids]
+        others = others[: self.naive.max_sequences - len(seq_ids)]
         if options["on_exhaustion"] == "preempt" and others and rng.random() < 0.5:
             options["victims"] = others[: rng.randint(1, len(others))]
         if options["on_exhaustion"] == "preempt" and rng.random() < 0.3:
