@@ -164,10 +164,10 @@ class NaiveCache(NaiveNames):
         most = min(len(line.table), line.num_committed // self.block_size + 1)
         if not 1 <= num_blocks <= most:
             raise Refused("PrefixError")
-        self._check_new(target, len(line.extras))
         tokens = min(line.num_committed, num_blocks * self.block_size)
         if tokens < self._least_tokens(line):
             raise Refused("ArgumentError")
+        self._check_new(target, len(line.extras))
         self._enter(target, line.table[:num_blocks], tokens, line)
 
     def fork(self, source: int, target: int) -> None:

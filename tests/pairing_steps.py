@@ -104,7 +104,7 @@ class StepPair(Pair):
         if refusal is None:
             assert raised is None, raised
         else:
-            assert type(raised).__name__ == refusal.kind
+            assert type(raised).__name__ == refusal.kind, (raised, refusal)
         if isinstance(raised, nbkv.OutOfBlocksError):
             self.check_lack(raised, refusal.detail)
         return got
