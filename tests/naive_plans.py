@@ -121,9 +121,6 @@ class NaivePlans(NaivePrefixes):
         step.slot_mapping = self._write_all(work, needs, lookahead)
         for line, _ in work:
             line.last_step = step.step_id
-        for _, target in self.last_copies:
-            # If the step fails, what it was to copy is not there either.
-            self.blocks[target].ready_step = step.step_id
         step.seq_lens = [line.num_tokens for line, _ in work]
         step.table_changes = self.last_changes
         step.copies = [

@@ -129,6 +129,8 @@ class NaiveWriting(NaiveBlocks):
         source.ref_count -= 1
         sources.append(source)
         target.access_count = 2
+        # If the step that copies fails, what it was to copy is not there either.
+        target.ready_step = self.num_steps
         self.cow_copies += 1
         self.last_copies.append((source.block_id, target.block_id))
         self.last_kept.append(offset)

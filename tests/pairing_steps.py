@@ -200,7 +200,7 @@ class StepPair(Pair):
             self.same_match(wanted, got)
         elif name == "fail":
             handles = {(s, self.handles[s], n) for s, n in wanted}
-            assert {tuple(int(x) for x in row) for row in got} == handles
+            assert {tuple(x) for x in got.tolist()} == handles
         elif name == "pin":
             self.leases[wanted] = got
         elif name != "add_sequence":
