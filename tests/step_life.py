@@ -52,7 +52,7 @@ class StepLife:
         return chosen
 
     def tokens(self, rng: random.Random, count: int) -> list[int]:
-        return [int(rng.random() < 0.2) for _ in range(count)]
+        return [int(rng.random() < 0.15) for _ in range(count)]
 
     # --- admission -------------------------------------------------------------------
     def admit(self, rng: random.Random) -> None:

@@ -149,14 +149,14 @@ TestMixedAgainstNaive.settings = AT_ONCE
 
 # How often a busy scheduler does what, out of a hundred.
 OFTEN = {
-    "admit": 20,
-    "plan": 22,
-    "commit": 22,
+    "admit": 18,
+    "plan": 20,
+    "commit": 20,
     "step": 8,
     "complete": 8,
-    "finish": 9,
-    "fork": 3,
-    "truncate": 3,
+    "finish": 8,
+    "fork": 5,
+    "truncate": 4,
     "reorder": 2,
     "register": 2,
     "attach": 2,
@@ -195,11 +195,12 @@ def test_a_long_life_in_steps_is_the_same_in_both(
     """Long enough for the recency ring to go round and rows and rare events to come again."""
     options = {"block_size": 3, "num_blocks": 24, "max_sequences": 8} | SETTINGS[setting]
     life = StepLife(StepPair(policy=policy, **options), single_calls=single_calls)
-    for step in range(600 if INTERPRETED else 3000):
+    for step in range(200 if INTERPRETED else 1500):
         random_step(life, rng)
         if step % 20 == 0:
             life.pair.check()
     naive = life.naive
-    assert min(naive.num_steps, naive.cache_hits) > 50
-    assert min(naive.evictions, naive.cow_copies, naive.preemptions) > 5
+    if not INTERPRETED:
+        assert min(naive.num_steps, naive.cache_hits, naive.evictions) > 20
+        assert min(naive.cow_copies, naive.preemptions) > 0
     life.end()
