@@ -52,7 +52,7 @@ class Pair:
             raised = type(error).__name__
             if isinstance(error, nbkv.OutOfBlocksError):
                 assert error.needed > error.free + error.evictable
-                assert error.free == len(self.naive.free)
+                assert error.free == self.naive.num_free
                 assert error.fenced == 0
                 if detail:
                     assert (error.needed, error.evictable) == detail
@@ -95,7 +95,7 @@ class Pair:
         assert stats_list(engine) == naive.stats
         assert engine.last_evicted.tolist() == naive.last_evicted
         assert [tuple(x) for x in engine.last_copies.tolist()] == naive.last_copies
-        assert engine.num_free_blocks == len(naive.free)
+        assert engine.num_free_blocks == naive.num_free
         assert engine.num_cached_blocks == len(naive.cached)
         assert engine.num_held_blocks == len(naive.held)
         assert engine.num_sequences == len(naive.sequences)
@@ -112,11 +112,11 @@ class Pair:
         for seq_id in sorted(self.naive.sequences):
             self.do("free_sequence", seq_id)
         self.naive.max_blocks_per_sequence = self.engine.config.max_blocks_per_sequence
-        while len(self.naive.free) + len(self.naive.cached) > 0:
+        while self.naive.num_free + len(self.naive.cached) > 0:
             width = min(self.naive.max_blocks_per_sequence, self.naive.num_blocks)
             if len(self.naive.sequences) == self.naive.max_sequences:
                 break
-            left = len(self.naive.free) + len(self.naive.cached)
+            left = self.naive.num_free + len(self.naive.cached)
             seq_id = 1000 + len(self.naive.sequences)
             self.do("allocate_blocks_for_tokens", seq_id, min(width, left) * self.naive.block_size)
         assert_intact(self.engine)
