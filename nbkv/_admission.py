@@ -30,7 +30,7 @@ class PrefixMatch(NamedTuple):
     num_partial_tokens : int
         Tokens taken of one block more (``partial_reuse``); a plan copies them.
     num_revived : int
-        Blocks hit, the partial one included, that nobody holds now: holding them makes as
+        Blocks hit, the partial one included, that are evictable now: holding them makes as
         many fewer evictable.
     """
 

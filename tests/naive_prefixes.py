@@ -22,6 +22,7 @@ class Match:
     source: Block | None  # a block of which the first tokens are hit as well
     num_partial_tokens: int
     block_size: int
+    num_revived: int = 0  # blocks hit that are room for others until somebody holds them
 
     @property
     def num_hit_blocks(self) -> int:
@@ -34,10 +35,6 @@ class Match:
     @property
     def blocks(self) -> list[Block]:
         return self.hits + ([] if self.source is None else [self.source])
-
-    @property
-    def num_revived(self) -> int:
-        return len([b for b in self.blocks if not b.held])
 
 
 class NaivePrefixes(NaiveCache):
@@ -98,6 +95,7 @@ class NaivePrefixes(NaiveCache):
                 common = [*alike, False].index(False)
                 if common and self._visible(child):
                     match.source, match.num_partial_tokens = child, common
+        match.num_revived = len([b for b in match.blocks if b in self.evictable])
         return match
 
     def can_admit(self, match: Match, reserve_tokens: int | None = None) -> bool:

@@ -5,7 +5,7 @@ import numpy as np
 from nbkv._intrinsics import borrow
 from nbkv._jit import entry, kernel, outlined_kernel
 from nbkv.kernels.extras import add_extras, num_extra_room
-from nbkv.kernels.fence import num_usable
+from nbkv.kernels.fence import is_evictable, num_usable
 from nbkv.kernels.hashing import extra_of_block
 from nbkv.kernels.holding import make_room
 from nbkv.kernels.rows import handle_of, open_row
@@ -14,7 +14,6 @@ from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
 from nbkv.kernels.tokens import match_partial, match_tokens
 from nbkv.kernels.writing import append_block
 from nbkv.layout import (
-    CACHED,
     NO_BLOCK,
     OUT_OF_BLOCKS,
     PARTIAL_HIT,
@@ -55,7 +54,7 @@ def _match(
             )
             if source != NO_BLOCK:
                 state.scratch[hits] = source
-                cached += 1 if state.blocks["state"][source] == CACHED else 0
+                cached += 1 if is_evictable(state, source) else 0
     return hits, partial, cached
 
 
@@ -87,7 +86,7 @@ def match_prefix(
     Returns
     -------
     tuple of int
-        Blocks hit, tokens taken of one more, and hit blocks that are CACHED now.
+        Blocks hit, tokens taken of one more, and hit blocks that are evictable now.
     """
     state = open_state(arena)
     hits, partial, cached = _match(
@@ -116,7 +115,7 @@ def match_plain(arena: Arena, tokens: Records, max_hit_tokens: int) -> tuple[int
     Returns
     -------
     tuple of int
-        Blocks hit, tokens taken of one more, and hit blocks that are CACHED now.
+        Blocks hit, tokens taken of one more, and hit blocks that are evictable now.
     """
     state = open_state(arena)
     none = np.uint64(0)

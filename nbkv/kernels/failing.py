@@ -6,14 +6,14 @@ from nbkv._jit import entry, kernel
 from nbkv.kernels.commit import advance_fence
 from nbkv.kernels.fence import is_past
 from nbkv.kernels.forget import free_unfindable
-from nbkv.kernels.names import drop_name
+from nbkv.kernels.names import drop_names_over
 from nbkv.kernels.prefix import unindex_block
 from nbkv.kernels.rows import cut_row, handle_of, has_planned, least_tokens
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
 from nbkv.layout import (
     FREE,
     INDEXED,
-    NO_BLOCK,
+    NAMED,
     ROW_ACTIVE,
     STEP_UNKNOWN,
     STEPS_UNCOMMITTED,
@@ -70,23 +70,12 @@ def fail_step(arena: Arena, step_id: int, out: Records) -> int:
 @kernel
 def _drop_names(state: State, step_id: int) -> None:
     """Forget the names over tainted blocks."""
-    index = state.name_index
-    dropped = True
-    # Dropping one moves others in the index: look through it again.
-    while dropped:
-        dropped = False
-        for slot in range(index.size):
-            name = np.int64(index["occupant"][slot]) - 1
-            if name < 0:
-                continue
-            block_id = np.int64(state.names["leaf"][name])
-            tainted = False
-            while block_id != NO_BLOCK:
-                tainted = tainted or _is_tainted(state, block_id, step_id)
-                block_id = np.int64(state.blocks["parent"][block_id])
-            if tainted:
-                drop_name(state, name, NO_BLOCK)
-                dropped = True
+    blocks = state.blocks
+    for block_id in range(state.header["num_fresh_blocks"][0]):
+        if blocks["state"][block_id] == FREE or blocks["flags"][block_id] & NAMED == 0:
+            continue
+        if _is_tainted(state, block_id, step_id):
+            drop_names_over(state, np.int64(block_id))
 
 
 @kernel

@@ -9,7 +9,7 @@ import numpy as np
 
 from nbkv._jit import kernel, outlined_kernel
 from nbkv.kernels.state import State
-from nbkv.layout import FENCED, FREE, NO_BLOCK
+from nbkv.layout import CACHED, FENCED, FREE, NO_BLOCK
 
 _NOT_FENCED = 255 - FENCED
 _STEP_BITS = 0xFFFFFFFF
@@ -45,6 +45,13 @@ def must_fence(state: State) -> bool:
     """Tell whether a block released now must wait: steps are in flight."""
     header = state.header
     return header["run_ahead"][0] != 0 and header["num_steps"][0] > header["completed_step"][0]
+
+
+@kernel
+def is_evictable(state: State, block_id: int) -> bool:
+    """Tell whether a block is CACHED and past the fence: room, until somebody holds it."""
+    blocks = state.blocks
+    return blocks["state"][block_id] == CACHED and blocks["flags"][block_id] & FENCED == 0
 
 
 @kernel

@@ -104,6 +104,32 @@ def drop_name(state: State, name: int, victim: int) -> None:
         chain = after
 
 
+@outlined_kernel
+def drop_names_over(state: State, block_id: int) -> None:
+    """Forget the names that cover a block; looks through all names, so it is for rare cases.
+
+    Parameters
+    ----------
+    state : State
+    block_id : int
+    """
+    index = state.name_index
+    slot = np.int64(0)
+    while state.keys["named_count"][block_id] > 0:
+        name = np.int64(index["occupant"][slot]) - 1
+        covered = np.int64(NO_BLOCK)
+        if name >= 0:
+            covered = np.int64(state.names["leaf"][name])
+        while covered != NO_BLOCK and covered != block_id:
+            covered = np.int64(state.blocks["parent"][covered])
+        if covered == block_id:
+            # Others may move into its slot and those before it: begin again.
+            drop_name(state, name, NO_BLOCK)
+            slot = np.int64(0)
+        else:
+            slot += 1
+
+
 @kernel
 def free_fenced(state: State, block_id: int) -> None:
     """Make a fenced CACHED block FREE where it waits.

@@ -54,11 +54,12 @@ def select_survivors(
     int
         Entries left, their rows in scratch; or a status, and nothing has changed.
     """
-    status = np.int64(_count_needs(state, size, counts, num_ahead))
+    status = np.int64(_check_sizes(state, size, counts, num_ahead))
     if status == 0:
-        status = np.int64(_mark_victims(state, size, victims))
+        status = np.int64(_check_victims(state, size, victims))
     if status < 0:
         return status
+    _count_needs(state, size, counts, num_ahead)
     room = num_usable(state)
     for i in range(size):
         row = np.int64(state.scratch[i])
@@ -69,6 +70,9 @@ def select_survivors(
             room += np.int64(_find_room(state, step, i, size, need - room, ranks, victims))
         if state.sequences["flags"][row] & (PREEMPTED | DEFERRED) == 0:
             room -= need
+        elif state.sequences["flags"][row] & DEFERRED != 0:
+            # Those that share its last block may have to copy after all.
+            _recount_needs(state, step, size, counts, num_ahead)
     _restore(state, step, size, victims)
     return np.int64(_sort_out(state, step, size))
 
@@ -79,43 +83,72 @@ def _need_at(state: State, position: int) -> int:
 
 
 @kernel
-def _count_needs(state: State, size: int, counts: Records, num_ahead: int) -> int:
-    """Note what each entry needs behind the rows in scratch; leaves the batch unmarked."""
+def _count_needs(state: State, size: int, counts: Records, num_ahead: int) -> None:
+    """Note what each entry needs behind the rows in scratch; leaves the batch unmarked.
+
+    Who is deferred keeps its references and takes no part.
+    """
     stride = 1 if counts.size > 1 else 0
-    header = state.header
+    needs = state.header["max_sequences"][0]
     for i in range(size):
         row = np.int64(state.scratch[i])
-        need = np.int64(mark_row(state, i, row, np.int64(counts[i * stride]), num_ahead))
-        state.scratch[header["max_sequences"][0] + i] = need
-        block_size = header["block_size"][0]
-        reach = np.int64(state.sequences["num_tokens"][row]) + np.int64(counts[i * stride])
-        if (reach + num_ahead + block_size - 1) // block_size > header["num_blocks"][0]:
-            state.runtime["detail"][0] = need
-            state.runtime["set_aside"][0] = 0
-            undo_rows(state, 0, i + 1)
-            return OUT_OF_BLOCKS
+        state.scratch[needs + i] = 0
+        if state.sequences["flags"][row] & DEFERRED == 0:
+            count = np.int64(counts[i * stride])
+            state.scratch[needs + i] = np.int64(mark_row(state, i, row, count, num_ahead))
     undo_rows(state, 0, size)
+
+
+@kernel
+def _recount_needs(state: State, step: Step, size: int, counts: Records, num_ahead: int) -> None:
+    """Note what each entry needs once more, by the references as they were before the call."""
+    for i in range(step.header["num_preempted"][0]):
+        _take_back(state, np.int64(step.preempted["handle"][i]) & _ROW_MASK)
+    _count_needs(state, size, counts, num_ahead)
+    for i in range(step.header["num_preempted"][0]):
+        _let_go(state, np.int64(step.preempted["handle"][i]) & _ROW_MASK, False)
+
+
+@kernel
+def _check_sizes(state: State, size: int, counts: Records, num_ahead: int) -> int:
+    """Tell whether each entry fits into a pool of its own: 0 or a status."""
+    stride = 1 if counts.size > 1 else 0
+    header = state.header
+    block_size = header["block_size"][0]
+    for i in range(size):
+        row = np.int64(state.scratch[i])
+        reach = np.int64(state.sequences["num_tokens"][row]) + np.int64(counts[i * stride])
+        columns = (reach + num_ahead + block_size - 1) // block_size
+        if columns - np.int64(state.sequences["first_block"][row]) > header["num_blocks"][0]:
+            state.runtime["detail"][0] = columns - np.int64(state.sequences["num_blocks"][row])
+            state.runtime["set_aside"][0] = 0
+            return OUT_OF_BLOCKS
     return 0
 
 
 @kernel
-def _mark_victims(state: State, size: int, victims: Records) -> int:
-    """Mark batch and victims as taken part in, each once: 0, or a status and no marks."""
+def _check_victims(state: State, size: int, victims: Records) -> int:
+    """Tell whether victims are alive, each stands once and none is of the batch: 0 or a status."""
     sequences = state.sequences
     for i in range(size):
         sequences["flags"][state.scratch[i]] |= np.uint8(IN_BATCH)
-    for i in range(victims.size):
-        row = np.int64(row_of(state, victims[i]))
-        if row >= 0 and sequences["flags"][row] & IN_BATCH != 0:
-            row = np.int64(DUPLICATE_SEQUENCE)
+    status = np.int64(0)
+    marked = np.int64(0)
+    while marked < victims.size and status == 0:
+        row = np.int64(row_of(state, victims[marked]))
         if row < 0:
-            for j in range(i):
-                undo_row(state, np.int64(victims[j]) & _ROW_MASK)
-            undo_rows(state, 0, size)
-            state.runtime["detail"][0] = size + i
-            return row
-        sequences["flags"][row] |= np.uint8(IN_BATCH)
-    return 0
+            status = row
+        elif sequences["flags"][row] & IN_BATCH != 0:
+            status = np.int64(DUPLICATE_SEQUENCE)
+        else:
+            sequences["flags"][row] |= np.uint8(IN_BATCH)
+            marked += 1
+    for i in range(marked):
+        undo_row(state, np.int64(victims[i]) & _ROW_MASK)
+    undo_rows(state, 0, size)
+    if status < 0:
+        state.runtime["detail"][0] = size + marked
+    return status
 
 
 @kernel

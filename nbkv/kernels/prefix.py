@@ -8,6 +8,7 @@ no held child and a chain has no hole.
 import numpy as np
 
 from nbkv._jit import kernel, outlined_kernel
+from nbkv.kernels.fence import is_evictable
 from nbkv.kernels.index import has_gap, insert_slot, mix_tag, remove_slot
 from nbkv.kernels.state import Records, State
 from nbkv.kernels.victim import touch_leaf
@@ -206,7 +207,7 @@ def match_chain(state: State, hashes: Records, num_tokens: int) -> tuple[int, in
     Returns
     -------
     tuple of int
-        Blocks hit, tokens hit, and how many of the blocks are CACHED now.
+        Blocks hit, tokens hit, and how many of the blocks are evictable now.
     """
     block_size = state.header["block_size"][0]
     parent = np.int64(NO_BLOCK)
@@ -222,7 +223,7 @@ def match_chain(state: State, hashes: Records, num_tokens: int) -> tuple[int, in
         state.scratch[i] = block_id
         hits += 1
         num_hit_tokens += np.int64(state.keys["num_keyed_tokens"][block_id])
-        if state.blocks["state"][block_id] == CACHED:
+        if is_evictable(state, block_id):
             cached += 1
         parent = block_id
     return hits, num_hit_tokens, cached

@@ -3,15 +3,26 @@
 import numpy as np
 
 from nbkv._jit import kernel, outlined_kernel
-from nbkv.kernels.extras import drop_extras
+from nbkv.kernels.extras import drop_extras, extra_at
 from nbkv.kernels.holding import release_column
 from nbkv.kernels.index import insert_slot, mix_tag, remove_slot
 from nbkv.kernels.state import State
 from nbkv.kernels.tails import close_tail
-from nbkv.layout import NO_ROW, PARTIAL_HIT, ROW_ACTIVE, ROW_FREE, STALE_HANDLE, TAIL_OPEN
+from nbkv.layout import (
+    CALLER_KEYED,
+    INDEXED,
+    NO_BLOCK,
+    NO_ROW,
+    PARTIAL_HIT,
+    ROW_ACTIVE,
+    ROW_FREE,
+    STALE_HANDLE,
+    TAIL_OPEN,
+    UNINDEXABLE,
+)
 
+_KEYED = INDEXED | CALLER_KEYED
 _NOT_PARTIAL = 255 - PARTIAL_HIT
-
 _ROW_BITS = 32
 _ROW_MASK = 0xFFFFFFFF
 _GENERATION_MAX = 2**31 - 1
@@ -102,6 +113,18 @@ def close_row(state: State, row: int) -> None:
     header["num_sequences"][0] -= 1
 
 
+@kernel
+def has_foreign_tail(state: State, row: int, column: int) -> bool:
+    """Tell whether a block was computed under another salt or other extra keys.
+
+    Its first tokens then are no beginning of a block of this sequence's.
+    """
+    block_id = state.tables[row * state.header["table_stride"][0] + column]
+    if block_id == NO_BLOCK or state.blocks["flags"][block_id] & _KEYED != INDEXED:
+        return False
+    return state.keys["extra_key"][block_id] != extra_at(state, row, column)
+
+
 @outlined_kernel
 def cut_row(state: State, row: int, num_tokens: int) -> None:
     """Keep a sequence's first tokens; what was planned and not committed is void.
@@ -123,6 +146,8 @@ def cut_row(state: State, row: int, num_tokens: int) -> None:
     if num_tokens % block_size == 0 or kept <= np.int64(sequences["num_tokens"][row]) // block_size:
         # The block of which it used the beginning is gone.
         sequences["flags"][row] &= np.uint8(_NOT_PARTIAL)
+    if num_tokens % block_size != 0 and has_foreign_tail(state, row, kept - 1):
+        sequences["flags"][row] |= np.uint8(UNINDEXABLE)
     first = np.int64(sequences["first_block"][row])
     release_column(state, row * state.header["table_stride"][0], kept, had)
     state.header["total_deallocations"][0] += had - max(kept, min(first, had))

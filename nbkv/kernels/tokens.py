@@ -9,13 +9,12 @@ import numpy as np
 
 from nbkv._intrinsics import find_tag, prefetch, same_ints
 from nbkv._jit import kernel, outlined_kernel
-from nbkv.kernels.fence import is_past
+from nbkv.kernels.fence import is_evictable, is_past
 from nbkv.kernels.hashing import extra_of_block, hash_block, root_hash, salt_extra
 from nbkv.kernels.index import has_gap, insert_slot, mix_tag
 from nbkv.kernels.prefix import link_child
 from nbkv.kernels.state import Records, State
 from nbkv.layout import (
-    CACHED,
     CALLER_KEYED,
     DETACHED,
     HAS_EXTRA,
@@ -201,7 +200,7 @@ def _walk(state: State, tokens: Records, parent: int, column: int, end: int) -> 
     Returns
     -------
     tuple of int
-        The first column without such a block, and how many of the blocks are CACHED.
+        The first column without such a block, and how many of the blocks are evictable.
     """
     blocks, known, scratch = state.blocks, state.tokens, state.scratch
     block_size = state.header["block_size"][0]
@@ -218,7 +217,7 @@ def _walk(state: State, tokens: Records, parent: int, column: int, end: int) -> 
         if not same_ints(known, child * block_size, tokens, column * block_size, block_size):
             break
         scratch[np.uint64(column)] = child
-        if blocks["state"][place] == CACHED:
+        if is_evictable(state, place):
             cached += 1
         column += 1
     return column, cached
@@ -251,7 +250,7 @@ def match_tokens(
     Returns
     -------
     tuple of int
-        Blocks hit, and how many of them are CACHED now.
+        Blocks hit, and how many of them are evictable now.
     """
     parent = np.int64(NO_BLOCK)
     hits = 0
@@ -277,7 +276,7 @@ def match_tokens(
             return hits, cached
         state.scratch[column] = block_id
         hits += 1
-        if state.blocks["state"][block_id] == CACHED:
+        if is_evictable(state, block_id):
             cached += 1
         parent = block_id
         column += 1
@@ -329,7 +328,7 @@ def _match_cold(
                 return hits, cached
             scratch[column] = block_id
             hits += 1
-            if state.blocks["state"][block_id] == CACHED:
+            if is_evictable(state, block_id):
                 cached += 1
             parent = block_id
     return hits, cached

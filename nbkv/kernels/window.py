@@ -5,11 +5,10 @@ import numpy as np
 from nbkv._jit import kernel, outlined_kernel
 from nbkv.kernels.buffers import Step, add_change
 from nbkv.kernels.holding import release_column
+from nbkv.kernels.names import drop_names_over
 from nbkv.kernels.prefix import detach_block
 from nbkv.kernels.state import State
 from nbkv.layout import INDEXED, NAMED, NO_BLOCK, UNINDEXABLE
-
-_LINKED = INDEXED | NAMED
 
 
 @kernel
@@ -50,7 +49,10 @@ def slide_window(state: State, out: Step, row: int) -> None:
     base = row * state.header["table_stride"][0]
     if first < sequences["num_blocks"][row]:
         after = np.int64(state.tables[base + first])
-        if state.blocks["flags"][after] & _LINKED != 0:
+        if state.blocks["flags"][after] & NAMED != 0:
+            # A name's blocks form a chain, which is about to break.
+            drop_names_over(state, after)
+        if state.blocks["flags"][after] & INDEXED != 0:
             detach_block(state, after)
     release_column(state, base, before, first)
     for column in range(before, first):
