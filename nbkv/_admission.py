@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from nbkv._arguments import check_count, check_id, check_tokens, is_plain
-from nbkv._named import NamedPrefixes
+from nbkv._blocks import BlockCalls
 from nbkv.hashing import ExtraKey, Salt, Tokens, normalize_extra_keys
 from nbkv.kernels import admit
 from nbkv.layout import INT32, TOO_MANY_EXTRAS
@@ -41,7 +41,7 @@ class PrefixMatch(NamedTuple):
     num_revived: int
 
 
-class Admission(NamedPrefixes):
+class Admission(BlockCalls):
     """Prompts and the prefixes of them that are cached."""
 
     def match_prefix(

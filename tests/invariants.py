@@ -54,7 +54,7 @@ def check_sequences(cache: PagedKVCache) -> list[list[int]]:
     for r in active:
         tokens, blocks = int(rows["num_tokens"][r]), int(rows["num_blocks"][r])
         assert 0 <= tokens <= blocks * size
-        assert rows["num_committed"][r] == tokens
+        assert 0 <= rows["num_known"][r] <= rows["num_committed"][r] <= tokens
         assert 0 <= rows["num_hit_tokens"][r] <= tokens
         assert rows["generation"][r] >= 1
         assert not rows["flags"][r] & (layout.IN_BATCH | layout.COPY_TAIL)
@@ -89,12 +89,21 @@ def check_references(cache: PagedKVCache, tables: list[list[int]]) -> None:
     refs, pins, parents = row_lists(cache.blocks[:used], "ref_count", "pin_count", "parent")
     entries = Counter(b for table in tables for b in table)
     assert set(entries) <= set(range(used))
-    assert refs == [entries[b] for b in range(used)]
+    external = section(cache, "external_holds", layout.INT16)[:used].tolist()
+    assert min(external, default=0) >= 0
+    assert sum(external) == cache.header["num_external_holds"][0] == cache.num_external_holds
+    assert refs == [entries[b] + external[b] for b in range(used)]
     assert not any(pins)
+    flags = cache.blocks["flags"][:used].tolist()
     for table in tables:
         for before, block in zip([layout.NO_BLOCK, *table], table, strict=False):
-            if cache.blocks["flags"][block] & (layout.INDEXED | layout.NAMED):
-                assert parents[block] == before
+            if flags[block] & (layout.INDEXED | layout.NAMED):
+                cut = flags[block] & layout.DETACHED
+                assert parents[block] == (layout.NO_BLOCK if cut else before)
+    for b in range(used):
+        linked = flags[b] & (layout.INDEXED | layout.NAMED)
+        if external[b] and linked and parents[b] != layout.NO_BLOCK:
+            assert external[parents[b]]
 
 
 def check_states(cache: PagedKVCache) -> None:
@@ -190,10 +199,14 @@ def check_prefix_index(cache: PagedKVCache) -> None:
     occupants = section(cache, "prefix_index", layout.INDEX_DTYPE)["occupant"]
     assert sorted(x - 1 for x in occupants.tolist() if x) == indexed
     (parents,) = row_lists(cache.blocks[:used], "parent")
-    hashes, covered = row_lists(cache.block_keys[:used], "hash_low", "num_keyed_tokens")
+    low, high, covered = row_lists(
+        cache.block_keys[:used], "hash_low", "hash_high", "num_keyed_tokens"
+    )
     assert all(1 <= covered[b] <= cache.config.block_size for b in indexed)
-    keys = {(parents[b], hashes[b], covered[b]) for b in indexed}
-    assert len(keys) == len(indexed)
+    # Those cut from their parents are found by nobody.
+    found = [b for b in indexed if not flags[b] & layout.DETACHED]
+    keys = {(parents[b], low[b], high[b], covered[b]) for b in found}
+    assert len(keys) == len(found)
 
 
 def check_ranks(cache: PagedKVCache) -> None:
