@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbkv._arguments import check_count, check_id, check_prompt_hashes, check_tokens, is_plain
-from nbkv._blocks import BlockCalls
+from nbkv._exports import KeyExports
 from nbkv.hashing import ExtraKey, Salt, Tokens, normalize_extra_keys
 from nbkv.kernels import admit, hashed
 from nbkv.layout import INT32, TOO_MANY_EXTRAS
@@ -44,7 +44,7 @@ class PrefixMatch(NamedTuple):
     num_revived: int
 
 
-class Admission(BlockCalls):
+class Admission(KeyExports):
     """Prompts and the prefixes of them that are cached."""
 
     def match_prefix(

@@ -159,6 +159,11 @@ _REASONS: dict[int, tuple[type[KVCacheError], str]] = {
         "{name} is {value}; a block that a name covers can have an external hold"
         " only together with the block before it",
     ),
+    layout.KEYS_UNKNOWN: (
+        PrefixError,
+        "{name} is {value}, whose blocks' keys are not known; it must have its first blocks, all"
+        " of its extra keys, and the salt of the prefix that it was attached to",
+    ),
     layout.NOT_INDEXABLE: (
         BlockError,
         "{name} is {value}; it must have external holds and no other holder,"

@@ -116,6 +116,7 @@ BLOCK_NOT_HELD: Final = -44
 HELD_TOO_OFTEN: Final = -45
 PARENT_NOT_HELD: Final = -46
 NOT_INDEXABLE: Final = -47
+KEYS_UNKNOWN: Final = -48
 
 SECTIONS: Final = (
     "runtime",
