@@ -6,6 +6,7 @@ from nbkv.cache import PagedKVCache
 from nbkv.config import CacheConfig, EvictionPolicy
 from nbkv.errors import (
     ArgumentError,
+    BlockError,
     CapacityError,
     ConfigError,
     DuplicateSequenceError,
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "NO_BLOCK",
     "ArgumentError",
+    "BlockError",
     "CacheConfig",
     "CacheStats",
     "CapacityError",

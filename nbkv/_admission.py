@@ -3,10 +3,13 @@
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from nbkv._arguments import check_count, check_id, check_tokens, is_plain
-from nbkv._named import NamedPrefixes
+import numpy as np
+import numpy.typing as npt
+
+from nbkv._arguments import check_count, check_id, check_prompt_hashes, check_tokens, is_plain
+from nbkv._exports import KeyExports
 from nbkv.hashing import ExtraKey, Salt, Tokens, normalize_extra_keys
-from nbkv.kernels import admit
+from nbkv.kernels import admit, hashed
 from nbkv.layout import INT32, TOO_MANY_EXTRAS
 
 _INT64_MAX: Final = 2**63 - 1
@@ -41,13 +44,14 @@ class PrefixMatch(NamedTuple):
     num_revived: int
 
 
-class Admission(NamedPrefixes):
+class Admission(KeyExports):
     """Prompts and the prefixes of them that are cached."""
 
     def match_prefix(
         self,
-        token_ids: Tokens,
+        token_ids: Tokens | None = None,
         *,
+        block_hashes: npt.NDArray[np.uint64] | None = None,
         salt: Salt | None = None,
         extra_keys: Iterable[ExtraKey] = (),
         max_hit_tokens: int | None = None,
@@ -57,6 +61,13 @@ class Admission(NamedPrefixes):
         Parameters
         ----------
         token_ids : int32 array or sequence of int
+            The prompt, unless its hashes are given.
+        block_hashes : uint64 array, optional
+            Hashes of its blocks made elsewhere. Shape (n, 2): chain hashes as
+            `nbkv.hash_tokens` makes them with this cache's block_size and hash_seed. They
+            are compared by their 128 bits and by what stands before; tokens are not, so
+            take the result for an estimate: to route by, say. Shape (n,): the caller's own,
+            as `add_sequence` and `index` take them.
         salt : Salt, optional
             Tenant and adapter; only prompts of the same hit.
         extra_keys : iterable of (start, end, digest)
@@ -67,10 +78,14 @@ class Admission(NamedPrefixes):
         Returns
         -------
         PrefixMatch
+            Of hashes, ``num_tokens`` is that of as many full blocks. A block of the caller's
+            last hash that is filled in part counts as ``num_partial_tokens``.
 
         Raises
         ------
-        TypeError, ArgumentError
+        TypeError
+            Not exactly one of `token_ids` and `block_hashes`, or a wrong type.
+        ArgumentError
 
         Examples
         --------
@@ -83,7 +98,14 @@ class Admission(NamedPrefixes):
         >>> _ = cache.commit(plan, tokens=prompt[hit:])
         >>> cache.match_prefix(prompt, max_hit_tokens=9).num_hit_tokens
         8
+        >>> from nbkv import hash_tokens
+        >>> cache.match_prefix(block_hashes=hash_tokens(prompt, 4)).num_hit_blocks
+        2
         """
+        if block_hashes is not None:
+            if token_ids is not None or salt is not None or extra_keys != ():
+                raise TypeError("block_hashes is given; nothing else of the prompt must be")
+            return self._match_hashes(block_hashes, max_hit_tokens)
         tokens = token_ids if is_plain(token_ids, INT32) else check_tokens("token_ids", token_ids)
         limit = _INT64_MAX
         if max_hit_tokens is not None:
@@ -99,6 +121,18 @@ class Admission(NamedPrefixes):
         hit = blocks * self._block_size + partial
         # Past the generated __new__, which costs as much as the whole kernel.
         return tuple.__new__(PrefixMatch, (len(tokens), hit, blocks, partial, revived))
+
+    def _match_hashes(self, block_hashes: object, max_hit_tokens: int | None) -> PrefixMatch:
+        hashes, words = check_prompt_hashes("block_hashes", block_hashes)
+        columns = self.config.table_width
+        if max_hit_tokens is not None:
+            most = check_count("max_hit_tokens", max_hit_tokens)
+            columns = min(columns, most // self._block_size)
+        match = hashed.match_keys if words == 2 else hashed.match_hashes
+        blocks, partial, revived = match(self._arena, hashes[: columns * words])
+        hit = blocks * self._block_size + partial
+        num_tokens = hashes.size // words * self._block_size
+        return PrefixMatch(num_tokens, hit, blocks, partial, revived)
 
     def can_admit(self, match: PrefixMatch, reserve_tokens: int | None = None) -> bool:
         """Tell whether a matched prompt would fit now, the watermark left usable.

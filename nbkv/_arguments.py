@@ -170,6 +170,32 @@ def check_hashes(name: str, values: object) -> npt.NDArray[np.uint64]:
     return np.array(checked, np.uint64)
 
 
+def check_prompt_hashes(name: str, values: object) -> tuple[npt.NDArray[np.uint64], int]:
+    """Check the hashes of a prompt's blocks: one word each, or the two of a chain hash.
+
+    Parameters
+    ----------
+    name : str
+    values : object
+        uint64, shape (n,) or (n, 2), or integers from 0 to 2**64 - 1.
+
+    Returns
+    -------
+    uint64 array, shape (n * words,)
+    words : int
+        1 or 2.
+
+    Raises
+    ------
+    TypeError, ArgumentError
+    """
+    if not isinstance(values, np.ndarray) or values.ndim == 1:
+        return check_hashes(name, values), 1
+    if values.dtype != np.uint64 or values.ndim != 2 or values.shape[1] != 2:
+        refuse(name, _describe(values), "uint64 of shape (n,) or (n, 2)")
+    return _owned(values.reshape(-1)), 2
+
+
 def check_block_ids(name: str, values: object, num_blocks: int) -> npt.NDArray[np.int32]:
     """Check block ids: an integer array or sequence, each below the number of blocks."""
     if isinstance(values, np.ndarray) and (values.ndim != 1 or values.dtype.kind not in "iu"):

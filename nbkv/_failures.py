@@ -7,6 +7,7 @@ import numpy.typing as npt
 from nbkv import layout
 from nbkv.errors import (
     ArgumentError,
+    BlockError,
     CapacityError,
     DuplicateSequenceError,
     KVCacheError,
@@ -57,7 +58,8 @@ _REASONS: dict[int, tuple[type[KVCacheError], str]] = {
     layout.OUT_OVERLAPS: (ArgumentError, "{name} is memory of {value}; it must be its own"),
     layout.NOT_LEADING: (
         PrefixError,
-        "{name} is {value}; it must be the leading full blocks of one live sequence",
+        "{name} is {value}; it must be the leading full blocks of one live sequence,"
+        " none of them cut from the one before",
     ),
     layout.NAME_TAKEN: (
         PrefixError,
@@ -127,7 +129,45 @@ _REASONS: dict[int, tuple[type[KVCacheError], str]] = {
     layout.UNKNOWN_LEASE: (LeaseError, "{name} is {value}; no such lease lasts"),
     layout.BAD_PARENT: (
         PrefixError,
-        "{name} is {value}; it must be indexed in the same domain and held, or NO_BLOCK",
+        "{name} is {value}; it must be a block under a caller's hash, findable and held by this"
+        " interface, or one that stands before it in the call, or NO_BLOCK",
+    ),
+    layout.STALE_BLOCK: (
+        StaleHandleError,
+        "{name} is {value}; it must be the handle of a block that is held or cached"
+        " and was not handed out anew",
+    ),
+    layout.BLOCK_OUT_OF_RANGE: (
+        ArgumentError,
+        "{name} is {value}; it must be at least 0 and below num_blocks, which is {num_blocks}",
+    ),
+    layout.BLOCK_IS_FREE: (BlockError, "{name} is {value}; it must be held or cached, not free"),
+    layout.BLOCK_IS_EMPTY: (
+        BlockError,
+        "{name} is {value}; it must have tokens, but a sequence keeps it to write to later",
+    ),
+    layout.BLOCK_NOT_HELD: (
+        BlockError,
+        "{name} is {value}; it must have an external hold, but none is left to release",
+    ),
+    layout.HELD_TOO_OFTEN: (
+        CapacityError,
+        "{name} is {value}: a block can have at most 32767 external holds",
+    ),
+    layout.PARENT_NOT_HELD: (
+        PrefixError,
+        "{name} is {value}; a block that a name covers can have an external hold"
+        " only together with the block before it",
+    ),
+    layout.KEYS_UNKNOWN: (
+        PrefixError,
+        "{name} is {value}, whose blocks' keys are not known; it must have its first blocks, all"
+        " of its extra keys, and the salt of the prefix that it was attached to",
+    ),
+    layout.NOT_INDEXABLE: (
+        BlockError,
+        "{name} is {value}; it must have external holds and no other holder,"
+        " and be neither indexed nor named",
     ),
 }
 
@@ -161,6 +201,12 @@ def fail(
         evictable = int(header["num_cached_blocks"][0]) - (fenced - fenced_free)
         raise OutOfBlocksError(detail, free, evictable - int(runtime["set_aside"][0]), fenced)
     kind, text = _REASONS[status]
-    limits = ("max_sequences", "max_blocks_per_sequence", "max_named_prefixes", "num_steps")
+    limits = (
+        "max_sequences",
+        "max_blocks_per_sequence",
+        "max_named_prefixes",
+        "num_steps",
+        "num_blocks",
+    )
     values = {limit: int(header[limit][0]) for limit in limits}
     raise kind(text.format(name=name, value=value, detail=detail, **values))

@@ -9,7 +9,13 @@ from nbkv._arguments import check_block_ids, check_id
 from nbkv._inspection import ArenaOwner
 from nbkv.errors import PrefixError
 from nbkv.kernels import named
-from nbkv.layout import NOT_LEADING, SEQUENCE_EXISTS, TOO_MANY_BLOCKS, TOO_MANY_SEQUENCES
+from nbkv.layout import (
+    NOT_LEADING,
+    PARENT_NOT_HELD,
+    SEQUENCE_EXISTS,
+    TOO_MANY_BLOCKS,
+    TOO_MANY_SEQUENCES,
+)
 
 
 class NamedPrefixes(ArenaOwner):
@@ -33,7 +39,9 @@ class NamedPrefixes(ArenaOwner):
         Raises
         ------
         PrefixError
-            No blocks, not the leading full blocks of one live sequence, or the hash names others.
+            No blocks, not the leading full blocks of one live sequence (one cut from the block
+            before is none), or the hash names others. A block has external holds, but the one
+            before it has none.
         CapacityError
             max_named_prefixes is reached.
 
@@ -53,6 +61,9 @@ class NamedPrefixes(ArenaOwner):
         status = named.register_prefix(self._arena, number, ids)
         if status == NOT_LEADING:
             self._fail(status, "block_ids", ids.tolist())
+        if status == PARENT_NOT_HELD:
+            at = int(self._runtime["detail"][0])
+            self._fail(status, f"block_ids[{at}]", ids[at])
         if status < 0:
             self._fail(status, "prefix_hash", prefix_hash)
 

@@ -53,7 +53,7 @@ class UnknownSequenceError(KVCacheError):
 
 
 class StaleHandleError(UnknownSequenceError):
-    """A handle's sequence is gone; its row may have been given to another one."""
+    """A handle's sequence is gone, its row perhaps another's; or a block was handed out anew."""
 
 
 class DuplicateSequenceError(KVCacheError):
@@ -62,6 +62,10 @@ class DuplicateSequenceError(KVCacheError):
 
 class PrefixError(KVCacheError):
     """A named prefix is unknown, taken, or its blocks cannot form one."""
+
+
+class BlockError(KVCacheError):
+    """A block is not held the way a call needs it: free, released twice, or a sequence's."""
 
 
 class CapacityError(KVCacheError):

@@ -227,7 +227,8 @@ def sha256_chain(
     """Hash each full block of a prompt, and all before it, with SHA-256.
 
     For stores that look content up by its hash and cannot compare the tokens. It has
-    nothing in common with `hash_tokens` but what enters it.
+    nothing in common with `hash_tokens` but what enters it; of the salt and of a digest
+    given as bytes or a str that is what a cache keeps, 128 and 64 bits.
 
     Parameters
     ----------
@@ -244,16 +245,41 @@ def sha256_chain(
     TypeError, ArgumentError
     """
     checked, size = check_tokens("tokens", tokens), _check_block_size(block_size)
-    extras = list(_check_extra_keys(extra_keys))
-    digest = hashlib.sha256(_ROOT_TAG + _check_salt(salt)._encoded).digest()
+    extras = zip(*(array.tolist() for array in normalize_extra_keys(extra_keys)), strict=True)
+    return sha256_blocks(checked, size, _check_salt(salt).words, list(extras))
+
+
+def sha256_blocks(
+    tokens: npt.NDArray[np.int32],
+    block_size: int,
+    salt: tuple[int, int],
+    extra_keys: list[tuple[int, int, int]],
+) -> list[bytes]:
+    """Hash blocks with SHA-256: `sha256_chain` after its arguments are checked.
+
+    Parameters
+    ----------
+    tokens : int32 array
+    block_size : int
+    salt : (int, int)
+        `Salt.words`.
+    extra_keys : list of (int, int, int)
+        Start, end and 64-bit digest, as `normalize_extra_keys` makes them.
+
+    Returns
+    -------
+    list of bytes
+    """
+    digest = hashlib.sha256(_ROOT_TAG + struct.pack("<QQ", *salt)).digest()
     chain = []
-    for start in range(0, checked.size // size * size, size):
-        inside = [key for key in extras if key[0] < start + size and key[1] > start]
-        parts = [_BLOCK_TAG, digest, struct.pack("<Q", size)]
-        parts.append(checked[start : start + size].astype("<i4").tobytes())
+    for start in range(0, tokens.size // block_size * block_size, block_size):
+        end = start + block_size
+        inside = [key for key in extra_keys if key[0] < end and key[1] > start]
+        parts = [_BLOCK_TAG, digest, struct.pack("<Q", block_size)]
+        parts.append(tokens[start:end].astype("<i4").tobytes())
         parts.append(struct.pack("<Q", len(inside)))
-        for first, end, key in inside:
-            parts.append(struct.pack("<qq", first - start, min(end - start, size)) + _encode(key))
+        for first, last, word in inside:
+            parts.append(struct.pack("<qqQ", first - start, min(last - start, block_size), word))
         digest = hashlib.sha256(b"".join(parts)).digest()
         chain.append(digest)
     return chain

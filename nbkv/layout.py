@@ -6,6 +6,8 @@ Equations between the counters (``header``), the records and the tables::
     num_free_blocks == (num_blocks - num_fresh_blocks) + length of the free list + num_fenced_free
     num_fenced_blocks == length of the fence queue: num_fenced_free FREE ones, the rest CACHED
     sum(blocks.ref_count) == entries in all tables (holes aside) + sum(external_holds)
+    num_external_holds == sum(external_holds)
+    external_holds[b] >= 1, b linked and with a parent  =>  external_holds[parent] >= 1
     sum(blocks.pin_count) == blocks in all leases
     blocks.state == HELD    <=>  ref_count + pin_count >= 1
     blocks.state == CACHED  <=>  not held, and INDEXED or NAMED
@@ -106,6 +108,15 @@ TOKENS_MISSING: Final = -29
 PINNED_TOO_OFTEN: Final = -30
 BAD_PARENT: Final = -31
 OUT_OVERLAPS: Final = -35
+STALE_BLOCK: Final = -40
+BLOCK_OUT_OF_RANGE: Final = -41
+BLOCK_IS_FREE: Final = -42
+BLOCK_IS_EMPTY: Final = -43
+BLOCK_NOT_HELD: Final = -44
+HELD_TOO_OFTEN: Final = -45
+PARENT_NOT_HELD: Final = -46
+NOT_INDEXABLE: Final = -47
+KEYS_UNKNOWN: Final = -48
 
 SECTIONS: Final = (
     "runtime",

@@ -102,7 +102,13 @@ def check_references(cache: PagedKVCache, tables: list[list[int]]) -> None:
     entries = Counter(b for table in tables for b in table if b != layout.NO_BLOCK)
     assert set(entries) <= set(range(used))
     external = section(cache, "external_holds", layout.INT16)[:used].tolist()
+    assert min(external, default=0) >= 0
+    assert sum(external) == cache.header["num_external_holds"][0] == cache.num_external_holds
     assert refs == [entries[b] + external[b] for b in range(used)]
+    for b in range(used):
+        linked = flags[b] & (layout.INDEXED | layout.NAMED)
+        if external[b] and linked and parents[b] != layout.NO_BLOCK:
+            assert external[parents[b]]
     for table in tables:
         for before, block in zip([layout.NO_BLOCK, *table], table, strict=False):
             if block != layout.NO_BLOCK and flags[block] & (layout.INDEXED | layout.NAMED):

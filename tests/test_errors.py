@@ -273,6 +273,7 @@ def test_every_error_is_a_kind_of_kvcacheerror() -> None:
         nbkv.StaleHandleError,
         nbkv.DuplicateSequenceError,
         nbkv.PrefixError,
+        nbkv.BlockError,
         nbkv.CapacityError,
     ]
     assert all(issubclass(kind, nbkv.KVCacheError) for kind in kinds)

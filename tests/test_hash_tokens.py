@@ -30,7 +30,7 @@ GOLDEN_OUTPUT = (
     "[11227388462063673639, 18080578382126411099], "
     "[10516356039441859888, 17936023968656457442], "
     "[5591931160782155225, 16649096502985135884]]"
-    " d32af2905e7f8ab573afa6a7d298fb9a008433b3ec4bab26e5b8973f4a0fd9fc"
+    " b801f6456225bb893eb4fd99545d8abc374fb03786ce18b04de2bb82e8124013"
 )
 
 
@@ -267,32 +267,23 @@ def test_threads_hash_at_once(rng: random.Random) -> None:
         assert results[i] == model.hash_chain(prompt.tolist(), 16)
 
 
-def encode(tag: bytes, payload: bytes) -> bytes:
-    return tag + struct.pack("<Q", len(payload)) + payload
-
-
 def test_the_sha256_chain_is_what_the_docs_say() -> None:
     tokens = list(range(-8, 24))
     extras = [(1, 20, "image"), (20, 30, 5), (30, 40, b"\0")]
     above = hashlib.sha256(
-        b"nbkv.chain.sha256.root.1" + encode(b"s", b"me") + encode(b"n", b"")
+        b"nbkv.chain.sha256.root.1" + struct.pack("<QQ", *nbkv.Salt("me").words)
     ).digest()
+    words = normalize_extra_keys(extras)[2].tolist()
+    assert words[1] == 5
     expected = []
     for start, parts in (
-        (0, [(1, 16, encode(b"s", b"image"))]),
-        (
-            16,
-            [
-                (-15, 4, encode(b"s", b"image")),
-                (4, 14, encode(b"i", b"5")),
-                (14, 16, encode(b"b", b"\0")),
-            ],
-        ),
+        (0, [(1, 16, words[0])]),
+        (16, [(-15, 4, words[0]), (4, 14, 5), (14, 16, words[2])]),
     ):
         text = b"nbkv.chain.sha256.block.1" + above + struct.pack("<Q", 16)
         text += struct.pack("<16i", *tokens[start : start + 16]) + struct.pack("<Q", len(parts))
         for first, end, digest in parts:
-            text += struct.pack("<qq", first, end) + digest
+            text += struct.pack("<qqQ", first, end, digest)
         above = hashlib.sha256(text).digest()
         expected.append(above)
     assert sha256_chain([*tokens, 1, 2], 16, nbkv.Salt("me"), extras) == expected

@@ -69,6 +69,8 @@ def open_step(array: Arena) -> Step:
     views = [header]
     for name, dtype in SECTION_DTYPES.items():
         start, end = int(header[f"{name}_start"][0]), int(header[f"{name}_end"][0])
+        # A section's padding need not be whole records.
+        end -= (end - start) % dtype.itemsize
         views.append(array[start:end].view(dtype))
     return Step(*views)
 

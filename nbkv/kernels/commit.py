@@ -6,7 +6,7 @@ from nbkv._intrinsics import prefetch
 from nbkv._jit import kernel, outlined_kernel
 from nbkv.kernels.buffers import Step, num_change_room
 from nbkv.kernels.fence import is_past
-from nbkv.kernels.holding import pass_fence
+from nbkv.kernels.holding import pass_fence, release_column
 from nbkv.kernels.publish import publish_blocks
 from nbkv.kernels.state import Records, State, begin_report
 from nbkv.kernels.tails import close_tail
@@ -206,12 +206,31 @@ def _reject(state: State, row: int) -> None:
     # Blocks behind are capacity again.
     column = committed // block_size
     base = row * state.header["table_stride"][0]
+    _drop_shared(state, row, column + 1)
     valid = committed - column * block_size
     for i in range(column, sequences["num_blocks"][row]):
         block_id = np.int64(state.tables[base + i])
         if state.blocks["num_tokens"][block_id] > valid:
             state.blocks["num_tokens"][block_id] = valid
         valid = np.int64(0)
+
+
+@kernel
+def _drop_shared(state: State, row: int, first: int) -> None:
+    """End a table before capacity that adapters hold too, from a column on.
+
+    A write starts with a copy of what is shared, but only in its first column.
+    """
+    sequences = state.sequences
+    base = row * state.header["table_stride"][0]
+    end = np.int64(sequences["num_blocks"][row])
+    column = np.int64(first)
+    while column < end and state.blocks["ref_count"][state.tables[base + column]] == 1:
+        column += 1
+    if column < end:
+        sequences["num_blocks"][row] = column
+        state.header["total_deallocations"][0] += end - column
+        release_column(state, base, column, end)
 
 
 @kernel

@@ -3,6 +3,7 @@
 import numpy as np
 
 from nbkv._jit import entry, kernel
+from nbkv.kernels.external import stands_alone
 from nbkv.kernels.holding import hold_block
 from nbkv.kernels.index import find_name
 from nbkv.kernels.names import add_name, copy_name, drop_name
@@ -13,9 +14,11 @@ from nbkv.layout import (
     CALLER_KEYED,
     INDEXED,
     NAME_TAKEN,
+    NAMED,
     NAMED_TOO_OFTEN,
     NO_BLOCK,
     NOT_LEADING,
+    PARENT_NOT_HELD,
     ROW_ACTIVE,
     TOO_MANY_BLOCKS,
     TOO_MANY_NAMES,
@@ -24,6 +27,7 @@ from nbkv.layout import (
 
 _NAMED_MAX = 2**15 - 1
 _KEYED = INDEXED | CALLER_KEYED
+_LINKED = INDEXED | NAMED
 
 
 @kernel
@@ -42,6 +46,22 @@ def _is_leading(state: State, block_ids: Records) -> bool:
         if same == count:
             return True
     return False
+
+
+@kernel
+def _check_links(state: State, block_ids: Records) -> int:
+    """Tell whether each block is, or can be, linked to the one before: 0 or a status."""
+    before = np.int64(NO_BLOCK)
+    for i in range(block_ids.size):
+        block_id = np.int64(block_ids[i])
+        linked = state.blocks["flags"][block_id] & _LINKED != 0
+        if linked and state.blocks["parent"][block_id] != before:
+            return NOT_LEADING
+        if stands_alone(state, block_id, before):
+            state.runtime["detail"][0] = i
+            return PARENT_NOT_HELD
+        before = block_id
+    return 0
 
 
 @kernel
@@ -82,6 +102,9 @@ def register_prefix(arena: Arena, name_hash: int, block_ids: Records) -> int:
         return 0
     if not _is_leading(state, block_ids):
         return NOT_LEADING
+    status = np.int64(_check_links(state, block_ids))
+    if status < 0:
+        return status
     if state.header["num_names"][0] >= state.header["max_named_prefixes"][0]:
         return TOO_MANY_NAMES
     # Names are prefix-closed, so no block is covered more often than the first.

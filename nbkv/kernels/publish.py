@@ -4,6 +4,7 @@ import numpy as np
 
 from nbkv._jit import kernel, outlined_kernel
 from nbkv.kernels.buffers import Step, add_change
+from nbkv.kernels.external import stands_alone
 from nbkv.kernels.extras import extra_at
 from nbkv.kernels.fence import is_step
 from nbkv.kernels.hashing import hash_block, root_hash
@@ -110,6 +111,8 @@ def _publish_block(
     block_id = np.int64(state.tables[entry])
     if state.blocks["flags"][block_id] & _KINDS == INDEXED:
         return block_id
+    if state.blocks["ref_count"][block_id] > 1 and stands_alone(state, block_id, parent):
+        return np.int64(NO_BLOCK)
     place = block_id * state.header["block_size"][0]
     extra = extra_at(state, row, column)
     known = np.int64(find_keyed(state, parent, low, high, state.tokens, place, extra))
