@@ -331,7 +331,7 @@ EXTRA_DTYPE: Final = np.dtype(
         ("start", "i4"),  # first token position
         ("end", "i4"),  # one past the last
         ("next_extra", "i4"),  # 1 + next of the same sequence (or free record), 0 at the end
-        ("reserved", "i4"),
+        ("reserved", "i4", (3,)),
     ]
 )
 

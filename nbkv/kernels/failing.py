@@ -5,7 +5,7 @@ import numpy as np
 from nbkv._jit import entry, kernel
 from nbkv.kernels.commit import advance_fence
 from nbkv.kernels.fence import is_past
-from nbkv.kernels.forget import free_unfindable
+from nbkv.kernels.forget import free_if_unfindable
 from nbkv.kernels.names import drop_names_over
 from nbkv.kernels.prefix import unindex_block
 from nbkv.kernels.rows import cut_row, handle_of, has_planned, least_tokens
@@ -13,7 +13,6 @@ from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
 from nbkv.layout import (
     FREE,
     INDEXED,
-    NAMED,
     ROW_ACTIVE,
     STEP_UNKNOWN,
     STEPS_UNCOMMITTED,
@@ -53,7 +52,6 @@ def fail_step(arena: Arena, step_id: int, out: Records) -> int:
         return STEPS_UNCOMMITTED
     begin_report(state)
     if header["committed_step"][0] >= step_id:
-        _drop_names(state, step_id)
         _forget_blocks(state, step_id)
     count = np.int64(0)
     for row in range(header["num_fresh_rows"][0]):
@@ -68,26 +66,20 @@ def fail_step(arena: Arena, step_id: int, out: Records) -> int:
 
 
 @kernel
-def _drop_names(state: State, step_id: int) -> None:
-    """Forget the names over tainted blocks."""
-    blocks = state.blocks
-    for block_id in range(state.header["num_fresh_blocks"][0]):
-        if blocks["state"][block_id] == FREE or blocks["flags"][block_id] & NAMED == 0:
-            continue
-        if _is_tainted(state, block_id, step_id):
-            drop_names_over(state, np.int64(block_id))
-
-
-@kernel
 def _forget_blocks(state: State, step_id: int) -> None:
-    """Make tainted blocks unfindable; whoever led to one is older, whoever follows is not."""
-    for block_id in range(state.header["num_fresh_blocks"][0]):
-        if state.blocks["state"][block_id] == FREE:
+    """Make tainted blocks unfindable, with the names over them.
+
+    Whoever leads to one is older, whoever follows it is tainted too.
+    """
+    blocks = state.blocks
+    for i in range(state.header["num_fresh_blocks"][0]):
+        block_id = np.int64(i)
+        if blocks["state"][block_id] == FREE or not _is_tainted(state, block_id, step_id):
             continue
-        if state.blocks["flags"][block_id] & INDEXED != 0:
-            if _is_tainted(state, block_id, step_id):
-                unindex_block(state, np.int64(block_id))
-    free_unfindable(state)
+        drop_names_over(state, block_id)
+        if blocks["flags"][block_id] & INDEXED != 0:
+            unindex_block(state, block_id)
+            free_if_unfindable(state, block_id)
 
 
 @kernel

@@ -11,7 +11,6 @@ from nbkv.kernels.victim import remove_cached
 from nbkv.layout import (
     CACHED,
     FENCED,
-    FREE,
     INDEXED,
     NAMED,
     NO_BLOCK,
@@ -24,18 +23,23 @@ _KEPT_FLAGS = FENCED
 
 
 @kernel
+def free_if_unfindable(state: State, block_id: int) -> None:
+    """Free a block if it is CACHED and no key and no name leads to it any more."""
+    blocks = state.blocks
+    if blocks["state"][block_id] != CACHED or blocks["flags"][block_id] & _LINKED != 0:
+        return
+    if blocks["flags"][block_id] & FENCED != 0:
+        free_fenced(state, block_id)
+    else:
+        remove_cached(state, block_id)
+        push_free(state, block_id)
+
+
+@kernel
 def free_unfindable(state: State) -> None:
     """Free the CACHED blocks that no key and no name leads to any more, by block_id."""
-    blocks = state.blocks
     for block_id in range(state.header["num_fresh_blocks"][0]):
-        if blocks["state"][block_id] != CACHED or blocks["flags"][block_id] & _LINKED != 0:
-            continue
-        if blocks["flags"][block_id] & FENCED != 0:
-            free_fenced(state, np.int64(block_id))
-        else:
-            remove_cached(state, np.int64(block_id))
-            blocks["state"][block_id] = FREE
-            push_free(state, np.int64(block_id))
+        free_if_unfindable(state, np.int64(block_id))
 
 
 @entry("int64(uint8[::1], int64)")

@@ -45,6 +45,7 @@ def push_free(state: State, block_id: int) -> None:
     header["free_tail"][0] = block_id
     blocks["link"][block_id] = NO_BLOCK
     blocks["state"][block_id] = FREE
+    blocks["flags"][block_id] = 0
     blocks["ref_count"][block_id] = 0
     header["num_free_blocks"][0] += 1
 
@@ -65,6 +66,7 @@ def release_free(state: State, block_id: int, fenced: bool) -> None:
         push_free(state, block_id)
         return
     state.blocks["state"][block_id] = FREE
+    state.blocks["flags"][block_id] = 0
     state.blocks["ref_count"][block_id] = 0
     state.header["num_free_blocks"][0] += 1
     enter_fence(state, block_id)

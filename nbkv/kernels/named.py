@@ -12,6 +12,7 @@ from nbkv.kernels.sequences import check_new
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
 from nbkv.layout import (
     CALLER_KEYED,
+    DETACHED,
     INDEXED,
     NAME_TAKEN,
     NAMED,
@@ -54,6 +55,8 @@ def _check_links(state: State, block_ids: Records) -> int:
     before = np.int64(NO_BLOCK)
     for i in range(block_ids.size):
         block_id = np.int64(block_ids[i])
+        if state.blocks["flags"][block_id] & DETACHED != 0:
+            return NOT_LEADING
         linked = state.blocks["flags"][block_id] & _LINKED != 0
         if linked and state.blocks["parent"][block_id] != before:
             return NOT_LEADING

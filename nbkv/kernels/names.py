@@ -114,20 +114,24 @@ def drop_names_over(state: State, block_id: int) -> None:
     block_id : int
     """
     index = state.name_index
-    slot = np.int64(0)
     while state.keys["named_count"][block_id] > 0:
-        name = np.int64(index["occupant"][slot]) - 1
-        covered = np.int64(NO_BLOCK)
-        if name >= 0:
-            covered = np.int64(state.names["leaf"][name])
-        while covered != NO_BLOCK and covered != block_id:
-            covered = np.int64(state.blocks["parent"][covered])
-        if covered == block_id:
-            # Others may move into its slot and those before it: begin again.
-            drop_name(state, name, NO_BLOCK)
-            slot = np.int64(0)
-        else:
-            slot += 1
+        # The smallest hash first: where names lie in the index must not show.
+        first = np.int64(-1)
+        for slot in range(index.size):
+            name = np.int64(index["occupant"][slot]) - 1
+            if name >= 0 and _is_over(state, name, block_id):
+                if first < 0 or state.names["hash"][name] < state.names["hash"][first]:
+                    first = name
+        drop_name(state, first, NO_BLOCK)
+
+
+@kernel
+def _is_over(state: State, name: int, block_id: int) -> bool:
+    """Tell whether a name covers a block."""
+    covered = np.int64(state.names["leaf"][name])
+    while covered != NO_BLOCK and covered != block_id:
+        covered = np.int64(state.blocks["parent"][covered])
+    return covered == block_id
 
 
 @kernel

@@ -25,7 +25,6 @@ from nbkv.layout import (
 
 _LINKED = INDEXED | NAMED
 _NOT_INDEXED = 255 - INDEXED - CALLER_KEYED - HAS_EXTRA
-_NOT_DETACHED = 255 - DETACHED
 
 
 @kernel
@@ -58,7 +57,6 @@ def unlink_child(state: State, block_id: int) -> None:
     """
     blocks = state.blocks
     parent = blocks["parent"][block_id]
-    blocks["flags"][block_id] &= np.uint8(_NOT_DETACHED)
     if parent == NO_BLOCK:
         return
     blocks["parent"][block_id] = NO_BLOCK
@@ -77,13 +75,12 @@ def detach_block(state: State, block_id: int) -> None:
     ----------
     state : State
     block_id : int
-        Linked, not NAMED; it stays linked to its own children, but no walk matches it.
+        Not NAMED. It stays linked to its own children, but no walk matches it, and linked to
+        no parent it will be until it is handed out anew.
     """
-    blocks = state.blocks
-    parent = np.int64(blocks["parent"][block_id])
-    if parent != NO_BLOCK:
+    if state.blocks["parent"][block_id] != NO_BLOCK:
         unlink_child(state, block_id)
-        blocks["flags"][block_id] |= np.uint8(DETACHED)
+    state.blocks["flags"][block_id] |= np.uint8(DETACHED)
 
 
 @kernel

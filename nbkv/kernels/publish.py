@@ -117,6 +117,9 @@ def _publish_block(
     extra = extra_at(state, row, column)
     known = np.int64(find_keyed(state, parent, low, high, state.tokens, place, extra))
     if known == NO_BLOCK:
+        if state.blocks["flags"][block_id] & DETACHED != 0:
+            # Somebody holds it without the block before it.
+            return np.int64(NO_BLOCK)
         index_keyed(state, block_id, parent, low, high, extra)
         return block_id
     if not _can_exchange(state, block_id, known, step_id):

@@ -159,6 +159,7 @@ def _take_fields(state: State, handles: Records, parents: Records) -> None:
             sequences["flags"][row] = (sequences["flags"][row] & np.uint8(_OWN_FLAGS)) | taken
     _take_field(sequences["num_known"], state, handles, parents)
     _take_field(sequences["first_block"], state, handles, parents)
+    _take_field(sequences["last_step"], state, handles, parents)
     _take_field(sequences["num_hit_tokens"], state, handles, parents)
     _take_field(sequences["num_committed"], state, handles, parents)
     for i in range(handles.size):

@@ -209,6 +209,8 @@ def share_blocks(state: State, source: int, seq_id: int, num_blocks: int) -> Non
     sequences["num_committed"][row] = num_tokens
     sequences["num_known"][row] = min(np.int64(sequences["num_known"][source]), num_tokens)
     sequences["first_block"][row] = sequences["first_block"][source]
+    # A step that fails takes the tokens it computed from everybody who has them.
+    sequences["last_step"][row] = sequences["last_step"][source]
     sequences["flags"][row] |= sequences["flags"][source] & np.uint8(_INHERITED)
     if num_tokens % state.header["block_size"][0] == 0:
         sequences["flags"][row] &= np.uint8(_NOT_PARTIAL)

@@ -8,7 +8,7 @@ from nbkv.kernels.holding import release_column
 from nbkv.kernels.names import drop_names_over
 from nbkv.kernels.prefix import detach_block
 from nbkv.kernels.state import State
-from nbkv.layout import INDEXED, NAMED, NO_BLOCK, UNINDEXABLE
+from nbkv.layout import NAMED, NO_BLOCK, UNINDEXABLE
 
 
 @kernel
@@ -52,8 +52,7 @@ def slide_window(state: State, out: Step, row: int) -> None:
         if state.blocks["flags"][after] & NAMED != 0:
             # A name's blocks form a chain, which is about to break.
             drop_names_over(state, after)
-        if state.blocks["flags"][after] & INDEXED != 0:
-            detach_block(state, after)
+        detach_block(state, after)
     release_column(state, base, before, first)
     for column in range(before, first):
         state.tables[base + column] = NO_BLOCK

@@ -63,8 +63,9 @@ def plan_row(state: State, row: int, num_tokens: int, num_ahead: int) -> int:
     if present != capacity or reach > block_size:
         wanted = (present + reach + block_size - 1) // block_size
     # More than the whole pool is for the caller's count of blocks to refuse.
-    if header["max_blocks_per_sequence"][0] < wanted <= header["num_blocks"][0]:
-        return TOO_MANY_BLOCKS
+    if wanted > header["max_blocks_per_sequence"][0]:
+        if wanted - np.int64(sequences["first_block"][row]) <= header["num_blocks"][0]:
+            return TOO_MANY_BLOCKS
     needed = np.int64(max(wanted - num_blocks, 0))
     if num_tokens > 0 and not is_open and present < capacity:
         column = present // block_size
