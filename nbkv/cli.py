@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from nbkv.commands import bench, inspect, replay, warmup
 from nbkv.commands.common import CommandError, MissingExtraError
 from nbkv.errors import KVCacheError
-from nbkv.replay.traces import TraceError
+from nbkv.replay import TraceError
 
 FAILED = 1
 USAGE = 2  # argparse's own code, for bad data too

@@ -22,8 +22,14 @@ class Block:
     uses: int = 0
 
 
-def simulate(trace: Trace, policy: str, capacity: int, running: int) -> dict[str, int]:
-    """Replay; returns the integers of a run."""
+def simulate(
+    trace: Trace,
+    policy: str,
+    capacity: int,
+    running: int,
+    private: frozenset[int] = frozenset(),
+) -> dict[str, int]:
+    """Replay; returns the integers of a run. Blocks that are private go when they are released."""
     cache: dict[int, Block] = {}
     held: deque[list[int]] = deque()
     clock = 0
@@ -52,6 +58,11 @@ def simulate(trace: Trace, policy: str, capacity: int, running: int) -> dict[str
     for start, row in zip(trace.starts.tolist(), trace.rows(), strict=False):
         if len(held) == running:
             for name in reversed(held.popleft()):
+                if name in private:
+                    parent = cache.pop(name).parent
+                    if parent in cache:
+                        cache[parent].children -= 1
+                    continue
                 clock += 1
                 block = cache[name]
                 block.holders -= 1

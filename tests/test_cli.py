@@ -13,10 +13,12 @@ from support import INTERPRETED
 
 import nbkv
 from nbkv import cli
+from nbkv.bench import suite
 from nbkv.bench.timing import Measurement, best_of
 from nbkv.commands import bench as bench_command
 from nbkv.commands import common
 from nbkv.commands.inspect import describe
+from nbkv.replay import chat_tokens
 
 ROWS = [
     {"input_length": 8, "hash_ids": [1, 2], "block_size": 4, "timestamp": 0, "output_length": 1},
@@ -38,6 +40,19 @@ RUN_FIELDS = [
     "engine_seconds",
     "block_refs_per_second",
 ]
+
+
+TOKEN_ROWS = [
+    {"session": "a", "prefix_of_prev": 0, "suffix_tokens": [1, 2, 3], "output_tokens": [4]},
+    {"session": "a", "prefix_of_prev": 3, "suffix_tokens": [4, 5, 6]},
+]
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> str:
+    path = tmp_path / "tokens.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in TOKEN_ROWS))
+    return str(path)
 
 
 @pytest.fixture
@@ -99,6 +114,64 @@ class TestReplay:
         assert (report["trace"], report["requests"], len(report["runs"])) == ("chat-0", 20, 1)
         assert cli.main([*arguments, "--seed", "7"]) == 0
         assert json.loads(capsys.readouterr().out)["trace"] == "chat-7"
+
+    def test_replay_of_token_ids_prints_json_of_the_documented_shape(self, token_file, capsys):
+        arguments = ["replay", token_file, "--json", "--policy", "lru", "--block-size", "2"]
+        assert cli.main([*arguments, "--capacity", "50%,unlimited,1"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        runs = report.pop("runs")
+        assert report == {
+            "trace": "tokens",
+            "requests": 2,
+            "total_blocks": 5,
+            "total_tokens": 9,
+            "unique_blocks": 3,
+            "block_size": 2,
+            "outputs": False,
+        }
+        assert all(list(run) == [*RUN_FIELDS, "tokens_per_second"] for run in runs)
+        assert [run["capacity"] for run in runs] == [1, 3 + 1 + 3, 1]
+        assert [run["hit_tokens"] for run in runs] == [2, 2, 2]
+        assert [run["overflow_blocks"] for run in runs] == [3, 0, 3]
+
+    def test_replay_of_token_ids_takes_outputs_and_prints_a_table(self, token_file, capsys):
+        arguments = ["replay", token_file, "--policy", "lru", "--block-size", "2", "--outputs"]
+        assert cli.main([*arguments, "--capacity", "unlimited"]) == 0
+        out = capsys.readouterr().out
+        assert "3 distinct full ones, outputs counted" in out
+        assert "M tokens/s" in out
+        assert "44.44%" in out  # 4 of 9 tokens: the second prompt repeats the first one's output
+
+    def test_replay_of_token_ids_saves_a_plot_even_without_a_full_block(self, token_file, tmp_path):
+        picture = tmp_path / "hits.png"
+        assert cli.main(["replay", token_file, "--capacity", "1,2", "--plot", str(picture)]) == 0
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+    def test_replay_of_a_malformed_token_line_ends_with_code_2(self, tmp_path, capsys):
+        path = tmp_path / "bad.jsonl"
+        bad = TOKEN_ROWS[1] | {"suffix_tokens": [5, "6"]}
+        path.write_text(json.dumps(TOKEN_ROWS[0]) + "\n" + json.dumps(bad) + "\n")
+        assert cli.main(["replay", str(path)]) == 2
+        captured = capsys.readouterr()
+        assert "line 2: suffix_tokens[1]: expected an integer" in captured.err
+        assert captured.out == ""
+
+    def test_replay_of_requests_without_a_token_ends_with_code_2(self, tmp_path, capsys):
+        path = tmp_path / "late.jsonl"
+        empty = TOKEN_ROWS[0] | {"suffix_tokens": []}
+        path.write_text(json.dumps(empty) + "\n" + json.dumps(TOKEN_ROWS[0]) + "\n")
+        assert cli.main(["replay", str(path), "--requests", "1"]) == 2
+        assert "--requests 1: not one token" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("option", [["--block-size", "8"], ["--outputs"]])
+    def test_replay_of_blocks_refuses_options_of_token_ids(self, trace_file, option, capsys):
+        for source in ([trace_file], []):
+            assert cli.main(["replay", *source, *option]) == 2
+            assert f"{option[0]}: only traces of token ids" in capsys.readouterr().err
+
+    def test_replay_of_blocks_takes_an_unlimited_capacity(self, trace_file, capsys):
+        assert cli.main(["replay", trace_file, "--json", "--capacity", "unlimited"]) == 0
+        assert {r["capacity"] for r in json.loads(capsys.readouterr().out)["runs"]} == {4}
 
     def test_replay_defaults_to_all_policies_and_five_capacities(self, capsys):
         assert cli.main(["replay", "--json", "--requests", "15"]) == 0
@@ -170,6 +243,9 @@ class TestReplay:
             ("--capacity", "99999999999", "not a whole number"),
             ("--running", "0", "'0' is not a whole number"),
             ("--running", "1.5", "'1.5' is not a whole number"),
+            ("--capacity", "Unlimited", "'Unlimited' is not"),
+            ("--block-size", "0", "'0' is not a whole number"),
+            ("--block-size", "32768", "'32768' is not a whole number up to 32,767"),
             ("--seed", "x", "'x' is not a whole number"),
             ("--requests", "0", "'0' is not a whole number"),
         ],
@@ -266,6 +342,13 @@ class TestInspect:
         assert "1 held block (25.0%) is shared; the most shared has 2 holders." in out
         assert "are 100.0% full" in out
 
+    def test_inspect_describes_a_replay_of_token_ids(self, token_file, capsys):
+        arguments = ["inspect", token_file, "--block-size", "2", "--capacity", "unlimited"]
+        assert cli.main([*arguments, "--running", "2"]) == 0
+        out = capsys.readouterr().out
+        assert "8 blocks of 2 tokens: 4 (50.0%) held by sequences" in out
+        assert "The longest is number 1: 3 blocks, of which 1 were found" in out
+
     def test_inspect_runs_the_built_in_workload(self, capsys):
         assert cli.main(["inspect", "--requests", "20", "--policy", "fifo"]) == 0
         out = capsys.readouterr().out
@@ -352,6 +435,18 @@ class TestBench:
         rows = json.loads(capsys.readouterr().out)
         assert [row["subject"] for row in rows] == ["memory", "memory"]
         assert {row["met"] for row in rows} <= {True, False}
+
+    def test_bench_measures_tokens_on_the_built_in_workload_and_on_the_file(
+        self, token_file, monkeypatch, capsys
+    ):
+        monkeypatch.setattr(suite, "ROUNDS", 1)
+        monkeypatch.setattr(suite, "chat_tokens", lambda: chat_tokens(5))
+        assert cli.main(["bench", "--only", "tokens", "--json", token_file]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert [row["name"].split()[2] for row in rows] == ["chat-0", "tokens"]
+        assert {(row["unit"], row["limit"], row["at_least"]) for row in rows} == {
+            ("M tokens/s", 100.0, True)
+        }
 
     def test_bench_refuses_an_unknown_subject(self, capsys):
         assert "unknown subject 'speed'" in usage_error(capsys, "bench", "--only", "speed")

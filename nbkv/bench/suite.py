@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterator
 from nbkv.bench import blocks, decoding, emitting, hashing, processes, stepping
 from nbkv.bench.timing import Measurement
 from nbkv.config import EvictionPolicy
-from nbkv.replay.replay import replay_trace, warm_up
-from nbkv.replay.traces import Trace
+from nbkv.replay.reading import AnyTrace
+from nbkv.replay.runs import replay_trace, warm_up
+from nbkv.replay.token_replay import TokenReplay
+from nbkv.replay.token_traces import TokenTrace
+from nbkv.replay.workload import chat_tokens, chat_workload
 
 ROUNDS = 15
 COLD_ROUNDS = 4
@@ -14,7 +17,7 @@ STEADY_STEPS = 100_000  # of the p99, alone and beside a busy thread
 REPLAY_SHARE = 10  # percent of the distinct blocks
 
 
-def _append(_: Trace) -> Iterator[Measurement]:
+def _append(_: AnyTrace) -> Iterator[Measurement]:
     for num_sequences in (1_024, 16_384):
         batch = decoding.Decoding(num_sequences)
         for cold, limit in ((False, 10.0), (True, 60.0)):
@@ -31,7 +34,7 @@ def _append(_: Trace) -> Iterator[Measurement]:
     yield Measurement("append", "p99 beside a busy thread / p50 alone", "times", value, 3.0)
 
 
-def _allocate(_: Trace) -> Iterator[Measurement]:
+def _allocate(_: AnyTrace) -> Iterator[Measurement]:
     allocate, free = blocks.prompt_nanoseconds(20 * ROUNDS)
     yield Measurement("allocate", "allocate_blocks_for_tokens(2048)", "ns/block", allocate, 6.0)
     yield Measurement("allocate", "free_sequence of 128 blocks", "ns/block", free, 5.0)
@@ -39,7 +42,7 @@ def _allocate(_: Trace) -> Iterator[Measurement]:
     yield Measurement("allocate", "free_sequence of 6,250 blocks", "us", value, 150.0)
 
 
-def _evict(_: Trace) -> Iterator[Measurement]:
+def _evict(_: AnyTrace) -> Iterator[Measurement]:
     value = blocks.Evicting(2**14, "lru", scattered=False).nanoseconds_a_block(3 * ROUNDS)
     yield Measurement("evict", "evict and allocate, lru, 16 k blocks", "ns/block", value, 20.0)
     for policy, limit in (("lru", 60.0), ("fifo", 250.0), ("frequency", 250.0)):
@@ -50,12 +53,12 @@ def _evict(_: Trace) -> Iterator[Measurement]:
         yield Measurement("evict", name, "ns/block", value, limit)
 
 
-def _hash(_: Trace) -> Iterator[Measurement]:
+def _hash(_: AnyTrace) -> Iterator[Measurement]:
     value = hashing.nanoseconds_a_token(20 * ROUNDS)
     yield Measurement("hash", "hash_tokens, 100,000 tokens, block_size 16", "ns/token", value, 1.0)
 
 
-def _steps(_: Trace) -> Iterator[Measurement]:
+def _steps(_: AnyTrace) -> Iterator[Measurement]:
     for num_sequences in (1_024, 16_384):
         for kind, limit in (("open", 10.0), ("opening", 15.0), ("cold", 60.0)):
             rounds = COLD_ROUNDS if kind == "cold" else ROUNDS
@@ -73,7 +76,7 @@ def _steps(_: Trace) -> Iterator[Measurement]:
     yield Measurement("steps", "p99 beside a busy thread / p50 alone", "times", beside, 3.0)
 
 
-def _prefix(_: Trace) -> Iterator[Measurement]:
+def _prefix(_: AnyTrace) -> Iterator[Measurement]:
     prompts = stepping.Prompts()
     for num_tokens, limit in ((2_048, 1.6), (4_096, 2.9)):
         value = prompts.match(num_tokens, 200 * ROUNDS) * 1e6
@@ -93,7 +96,7 @@ def _prefix(_: Trace) -> Iterator[Measurement]:
     yield Measurement("prefix", "admit, plan, commit 100,000 new tokens", "ms", value, 1.0)
 
 
-def _page_tables(_: Trace) -> Iterator[Measurement]:
+def _page_tables(_: AnyTrace) -> Iterator[Measurement]:
     batch = emitting.Emitting()
     size = f"{emitting.NUM_SEQUENCES} x {emitting.PAGES_EACH} pages"
     for cold, limit in ((False, 12.0), (True, None)):
@@ -109,9 +112,11 @@ def _page_tables(_: Trace) -> Iterator[Measurement]:
         yield Measurement("page_tables", f"{call.__name__}, {size}, hot", "us", value)
 
 
-def _replay(trace: Trace) -> Iterator[Measurement]:
+def _replay(trace: AnyTrace) -> Iterator[Measurement]:
+    if isinstance(trace, TokenTrace):
+        trace = chat_workload()
     for policy in EvictionPolicy:
-        warm_up(policy)
+        warm_up(trace, policy)
         capacity = max(1, trace.num_unique * REPLAY_SHARE // 100)
         runs = [replay_trace(trace, policy, capacity) for _ in range(ROUNDS)]
         value = max(run.block_refs_per_second for run in runs) / 1e6
@@ -119,7 +124,22 @@ def _replay(trace: Trace) -> Iterator[Measurement]:
         yield Measurement("replay", name, "M refs/s", value, 5.0, at_least=True)
 
 
-def _start(_: Trace) -> Iterator[Measurement]:
+def _tokens_per_second(trace: TokenTrace) -> float:
+    replay = TokenReplay(trace, "lru", trace.unlimited_blocks(running=1))
+    replay.drive()
+    return replay.result().tokens_per_second
+
+
+def _tokens(trace: AnyTrace) -> Iterator[Measurement]:
+    given = [trace] if isinstance(trace, TokenTrace) else []
+    for tokens in (chat_tokens(), *given):
+        warm_up(tokens, "lru")
+        value = max(_tokens_per_second(tokens) for _ in range(2 * ROUNDS)) / 1e6
+        name = f"replay of {tokens.name} by token ids, never evicting"
+        yield Measurement("tokens", name, "M tokens/s", value, 100.0, at_least=True)
+
+
+def _start(_: AnyTrace) -> Iterator[Measurement]:
     value = processes.import_seconds(5)
     yield Measurement("start", "import nbkv, after numpy", "s", value, 0.6)
     value = processes.first_use_seconds(5)
@@ -128,14 +148,14 @@ def _start(_: Trace) -> Iterator[Measurement]:
     yield Measurement("start", "everything compiled, cold", "s", value, 40.0)
 
 
-def _memory(_: Trace) -> Iterator[Measurement]:
+def _memory(_: AnyTrace) -> Iterator[Measurement]:
     value = blocks.creation_seconds(5)
     yield Measurement("memory", "create a cache of 1,048,576 blocks", "s", value, 0.1)
     value = blocks.metadata_bytes_a_block()
     yield Measurement("memory", "metadata, block_size 16", "bytes/block", value, 210.0)
 
 
-SUBJECTS: dict[str, Callable[[Trace], Iterator[Measurement]]] = {
+SUBJECTS: dict[str, Callable[[AnyTrace], Iterator[Measurement]]] = {
     "append": _append,
     "allocate": _allocate,
     "evict": _evict,
@@ -144,12 +164,13 @@ SUBJECTS: dict[str, Callable[[Trace], Iterator[Measurement]]] = {
     "steps": _steps,
     "prefix": _prefix,
     "replay": _replay,
+    "tokens": _tokens,
     "start": _start,
     "memory": _memory,
 }
 
 
-def measure(subjects: list[str], trace: Trace) -> Iterator[Measurement]:
+def measure(subjects: list[str], trace: AnyTrace) -> Iterator[Measurement]:
     """Measure one subject after the other.
 
     Parameters
@@ -157,7 +178,7 @@ def measure(subjects: list[str], trace: Trace) -> Iterator[Measurement]:
     subjects : list of str
         Keys of `SUBJECTS`.
     trace : Trace
-        What the replay is measured on.
+        What replays are measured on; the built-in workload where it is of the other kind.
 
     Yields
     ------

@@ -10,7 +10,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from nbkv.config import EvictionPolicy
-from nbkv.replay.traces import Trace, read_trace
+from nbkv.replay.reading import AnyTrace, read_trace
+from nbkv.replay.token_traces import DEFAULT_BLOCK_SIZE, TokenTrace
+from nbkv.replay.traces import MAX_BLOCK_SIZE
 from nbkv.replay.workload import NUM_REQUESTS, chat_workload
 
 if TYPE_CHECKING:
@@ -19,9 +21,12 @@ if TYPE_CHECKING:
 POLICIES = tuple(policy.value for policy in EvictionPolicy)
 DEFAULT_CAPACITY = "1%,5%,10%,25%,50%"
 PIPE_WIDTH = 110  # columns where no terminal tells its own
+UNLIMITED = "unlimited"
 _MAX_COUNT = 2**31 - 1
 
 Advance = Callable[[int], None]
+#: A share of a trace's distinct blocks, a count, or None for a cache that never evicts.
+Capacity = Fraction | int | None
 
 
 class CommandError(Exception):
@@ -63,13 +68,23 @@ def count(text: str) -> int:
     return value
 
 
-def capacities(text: str) -> list[Fraction | int]:
-    """Parse ``--capacity``: percentages (as fractions of unique blocks) and counts."""
+def block_size(text: str) -> int:
+    """Parse ``--block-size``."""
+    size = count(text)
+    if size > MAX_BLOCK_SIZE:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number up to {MAX_BLOCK_SIZE:,}")
+    return size
+
+
+def capacities(text: str) -> list[Capacity]:
+    """Parse ``--capacity``: percentages, counts and ``unlimited``."""
     return [capacity(part.strip()) for part in text.split(",")]
 
 
-def capacity(text: str) -> Fraction | int:
-    """Parse one capacity: a percentage, as a fraction, or a count."""
+def capacity(text: str) -> Capacity:
+    """Parse one capacity: a percentage, as a fraction, a count, or ``unlimited``."""
+    if text == UNLIMITED:
+        return None
     if not text.endswith("%"):
         return count(text)
     number = re.fullmatch(r"\d{1,6}(\.\d{1,12})?", text[:-1].strip(), re.ASCII)
@@ -80,8 +95,10 @@ def capacity(text: str) -> Fraction | int:
     return share
 
 
-def num_capacity_blocks(size: Fraction | int, trace: Trace) -> int:
+def num_capacity_blocks(size: Capacity, trace: AnyTrace, running: int = 1) -> int:
     """Turn a capacity into blocks: a share is rounded down, to 1 block at least."""
+    if size is None:
+        return trace.unlimited_blocks(running)
     if isinstance(size, int):
         return size
     return max(1, int(size * trace.num_unique))
@@ -93,7 +110,19 @@ def add_trace_arguments(parser: argparse.ArgumentParser) -> None:
         "trace",
         nargs="?",
         metavar="TRACE",
-        help="JSONL or JSONL.gz in the Mooncake format (default: a built-in chat workload)",
+        help="JSONL or JSONL.gz in the Mooncake format, or with token ids (default: a built-in"
+        " chat workload)",
+    )
+    parser.add_argument(
+        "--block-size",
+        type=block_size,
+        metavar="TOKENS",
+        help=f"of a trace of token ids (default: {DEFAULT_BLOCK_SIZE})",
+    )
+    parser.add_argument(
+        "--outputs",
+        action="store_true",
+        help="replay the outputs of a trace of token ids too, as parts of their sequences",
     )
     parser.add_argument(
         "--seed", type=seed, default=0, help="seed of the built-in workload (default: %(default)s)"
@@ -110,10 +139,27 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def load_trace(args: argparse.Namespace) -> Trace:
+def load_trace(args: argparse.Namespace) -> AnyTrace:
     """Read TRACE, or generate the built-in workload."""
+    trace: AnyTrace
     if args.trace is None:
-        return chat_workload(args.requests or NUM_REQUESTS, args.seed)
+        trace = chat_workload(args.requests or NUM_REQUESTS, args.seed)
+    else:
+        trace = _read_file(args)
+        if args.requests:
+            trace = trace.head(args.requests)
+            if trace.total_tokens == 0:
+                raise CommandError(f"--requests {args.requests}: not one token in them")
+    if isinstance(trace, TokenTrace):
+        return trace.replayed(args.block_size or DEFAULT_BLOCK_SIZE, args.outputs)
+    for option, value in (("--block-size", args.block_size), ("--outputs", args.outputs)):
+        if value:
+            raise CommandError(f"{option}: only traces of token ids take it")
+    return trace
+
+
+def _read_file(args: argparse.Namespace) -> AnyTrace:
+    """Read TRACE, with a bar."""
     with progress_bar("reading", 1) as (advance, set_total):
         seen = 0
 
@@ -123,8 +169,7 @@ def load_trace(args: argparse.Namespace) -> Trace:
             advance(num_read - seen)
             seen = num_read
 
-        trace = read_trace(args.trace, report)
-    return trace.head(args.requests) if args.requests else trace
+        return read_trace(args.trace, report)
 
 
 def console() -> "Console":

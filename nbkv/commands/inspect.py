@@ -8,7 +8,7 @@ from nbkv import layout
 from nbkv.cache import PagedKVCache
 from nbkv.commands import common
 from nbkv.replay import report
-from nbkv.replay.replay import Replay
+from nbkv.replay.runs import begin_replay
 
 DEFAULT_RUNNING = 8
 
@@ -30,7 +30,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         type=common.capacity,
         default="25%",
         metavar="SIZE",
-        help="percent of the trace's distinct blocks, or a block count (default: 25%%)",
+        help="percent of the trace's distinct blocks, a block count, or"
+        f" {common.UNLIMITED} (default: 25%%)",
     )
     parser.add_argument(
         "--running",
@@ -45,8 +46,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> int:
     """Replay, then describe."""
     trace = common.load_trace(args)
-    blocks = common.num_capacity_blocks(args.capacity, trace)
-    replay = Replay(trace, args.policy, blocks, args.running)
+    blocks = common.num_capacity_blocks(args.capacity, trace, args.running)
+    replay = begin_replay(trace, args.policy, blocks, args.running)
     with common.progress_bar("replaying", trace.num_requests) as (advance, _):
         replay.drive(advance)
     print(report.headline(trace) + ".")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from nbkv.commands import common
 from nbkv.replay import report
-from nbkv.replay.replay import ReplayRun, replay_trace, warm_up
-from nbkv.replay.traces import Trace
+from nbkv.replay.reading import AnyTrace
+from nbkv.replay.replay import ReplayRun
+from nbkv.replay.runs import replay_trace, warm_up
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -32,7 +33,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         type=common.capacities,
         default=common.DEFAULT_CAPACITY,
         metavar="LIST",
-        help="cache sizes: percent of the trace's distinct blocks, rounded down, or block counts"
+        help="cache sizes: percent of the trace's distinct blocks, rounded down, block counts, or"
+        f" {common.UNLIMITED}"
         f" (default: {common.DEFAULT_CAPACITY.replace('%', '%%')})",
     )
     parser.add_argument(
@@ -78,22 +80,22 @@ def _check_extras(args: argparse.Namespace) -> None:
             raise common.CommandError(f"--plot {args.plot}: there is no folder {folder}")
 
 
-def _replay_all(trace: Trace, args: argparse.Namespace) -> list[ReplayRun]:
+def _replay_all(trace: AnyTrace, args: argparse.Namespace) -> list[ReplayRun]:
     settings = [
-        (policy, common.num_capacity_blocks(capacity, trace))
+        (policy, common.num_capacity_blocks(capacity, trace, args.running))
         for policy in args.policy
         for capacity in args.capacity
     ]
     with common.progress_bar("replaying", trace.num_requests * len(settings)) as (advance, _):
         for policy in args.policy:
-            warm_up(policy)
+            warm_up(trace, policy)
         return [
             replay_trace(trace, policy, capacity, args.running, advance)
             for policy, capacity in settings
         ]
 
 
-def _print_table(trace: Trace, runs: list[ReplayRun]) -> None:
+def _print_table(trace: AnyTrace, runs: list[ReplayRun]) -> None:
     console = common.console()
     console.print(report.headline(trace), soft_wrap=True, markup=False)
     console.print(report.as_table(trace, runs))

@@ -2,41 +2,53 @@
 
 from typing import TYPE_CHECKING, Any
 
+from nbkv.replay.reading import AnyTrace
 from nbkv.replay.replay import ReplayRun
-from nbkv.replay.traces import Trace
+from nbkv.replay.token_replay import TokenReplayRun
+from nbkv.replay.token_traces import TokenTrace
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def as_json(trace: Trace, runs: list[ReplayRun]) -> dict[str, Any]:
+def as_json(trace: AnyTrace, runs: list[ReplayRun]) -> dict[str, Any]:
     """Put a replay's results into the JSON report's shape."""
-    return {
+    document: dict[str, Any] = {
         "trace": trace.name,
         "requests": trace.num_requests,
         "total_blocks": trace.total_blocks,
         "total_tokens": trace.total_tokens,
         "unique_blocks": trace.num_unique,
-        "runs": [run.as_dict() for run in runs],
     }
+    if isinstance(trace, TokenTrace):
+        document |= {"block_size": trace.block_size, "outputs": trace.outputs}
+    return document | {"runs": [run.as_dict() for run in runs]}
 
 
-def headline(trace: Trace) -> str:
+def headline(trace: AnyTrace) -> str:
     """Describe a trace in one line."""
+    distinct = f"{trace.num_unique:,} of them distinct"
+    if isinstance(trace, TokenTrace):
+        outputs = ", outputs counted" if trace.outputs else ""
+        distinct = f"{trace.num_unique:,} distinct full ones{outputs}"
     return (
         f"{trace.name}: {trace.num_requests:,} requests, {trace.total_tokens:,} tokens in"
-        f" {trace.total_blocks:,} blocks of {trace.block_size},"
-        f" {trace.num_unique:,} of them distinct"
+        f" {trace.total_blocks:,} blocks of {trace.block_size}, {distinct}"
     )
 
 
-def ceiling_line(trace: Trace) -> str:
+def _share(blocks: int, trace: AnyTrace) -> float:
+    """Divide by the distinct blocks; a trace of short prompts may have no full one."""
+    return blocks / max(1, trace.num_unique)
+
+
+def ceiling_line(trace: AnyTrace) -> str:
     """Say what a cache that never evicts would have hit."""
     ceiling = trace.ceiling_tokens / trace.total_tokens
     return f"An infinite cache would have hit {ceiling:.1%} of the tokens."
 
 
-def skipped_line(trace: Trace) -> str:
+def skipped_line(trace: AnyTrace) -> str:
     """Say how many rows were left out, or nothing."""
     if not trace.num_skipped:
         return ""
@@ -52,7 +64,7 @@ def overflow_line(runs: list[ReplayRun]) -> str:
     return "Overflow: requests that did not fit beside the running ones and were cut."
 
 
-def as_table(trace: Trace, runs: list[ReplayRun]) -> "Table":
+def as_table(trace: AnyTrace, runs: list[ReplayRun]) -> "Table":
     """Lay the runs out as a rich table, a rule between policies."""
     from rich.table import Table
 
@@ -68,7 +80,7 @@ def as_table(trace: Trace, runs: list[ReplayRun]) -> "Table":
         "inserts",
         "evictions",
         "overflow",
-        "M refs/s",
+        "M tokens/s" if isinstance(trace, TokenTrace) else "M refs/s",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for run, following in zip(runs, [*runs[1:], None], strict=True):
@@ -77,21 +89,24 @@ def as_table(trace: Trace, runs: list[ReplayRun]) -> "Table":
     return table
 
 
-def _cells(trace: Trace, run: ReplayRun) -> list[str]:
+def _cells(trace: AnyTrace, run: ReplayRun) -> list[str]:
+    speed = run.block_refs_per_second
+    if isinstance(run, TokenReplayRun):
+        speed = run.tokens_per_second
     return [
         run.policy,
         f"{run.capacity:,}",
-        f"{run.capacity / trace.num_unique:.1%}",
+        f"{_share(run.capacity, trace):.1%}",
         f"{run.hit_ratio_tokens:.2%}",
         f"{run.hit_ratio_blocks:.2%}",
         f"{run.inserts:,}",
         f"{run.evictions:,}",
         f"{run.overflow_requests:,}",
-        f"{run.block_refs_per_second / 1e6:.1f}",
+        f"{speed / 1e6:.1f}",
     ]
 
 
-def save_plot(path: str, trace: Trace, runs: list[ReplayRun]) -> None:
+def save_plot(path: str, trace: AnyTrace, runs: list[ReplayRun]) -> None:
     """Draw hit rate over capacity, a line a policy, and the infinite cache's ceiling.
 
     Parameters
@@ -135,13 +150,13 @@ def save_plot(path: str, trace: Trace, runs: list[ReplayRun]) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _label_axes(axes: Any, trace: Trace, capacities: list[int]) -> None:  # noqa: ANN401
+def _label_axes(axes: Any, trace: AnyTrace, capacities: list[int]) -> None:  # noqa: ANN401
     """Write the capacities under the axis, in blocks and in percent of the distinct ones."""
     axes.set_xscale("log")
     axes.set_xticks(capacities)
     axes.set_xticks([], minor=True)
     axes.set_xticklabels(
-        [f"{blocks:,}\n({100 * blocks / trace.num_unique:.2g} %)" for blocks in capacities]
+        [f"{blocks:,}\n({100 * _share(blocks, trace):.2g} %)" for blocks in capacities]
     )
     axes.set_xlabel(f"capacity in blocks of {trace.block_size} tokens (share of distinct blocks)")
     axes.set_ylabel("tokens found in the cache, %")

@@ -1,4 +1,4 @@
-"""Traces of block references, and the reader of the Mooncake format.
+"""Traces of block references: the Mooncake format.
 
 A trace is JSON Lines, gzipped or not, one request a line::
 
@@ -10,27 +10,24 @@ prompt through that block. ``block_size`` (default 512) and ``block_tokens`` may
 absent. ``timestamp`` and ``output_length`` are not used, only checked where present.
 """
 
-import gzip
-import json
-import zlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nbkv.replay.jsonl import (
+    MAX_LENGTH,
+    Row,
+    TraceError,
+    check_count,
+    check_ints,
+    check_number,
+)
+
 DEFAULT_BLOCK_SIZE = 512
 MAX_BLOCK_SIZE = 32_767  # the engine counts a block's tokens in an int16
 MAX_HASH = 2**64 - 1
-MAX_LENGTH = 2**53  # what JSON readers agree on; far beyond any prompt
-PROGRESS_LINES = 256
-
-
-class TraceError(ValueError):
-    """A trace that cannot be read; the message names file, line and field."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +99,10 @@ class Trace:
             for a, b in zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
         ]
 
+    def unlimited_blocks(self, running: int) -> int:
+        """Count the blocks with which no block is ever evicted."""
+        return self.num_unique
+
     def head(self, num_requests: int) -> "Trace":
         """Take the first requests only."""
         starts = self.starts[: num_requests + 1]
@@ -131,6 +132,38 @@ class TraceBuilder:
         self._hashes.append(hashes)
         self._weights.append(weights)
 
+    def add_row(self, row: Row, where: str) -> None:
+        """Check one line and append its request, or count it as skipped."""
+        check_number(row, "timestamp", where)
+        if row.get("output_length") is not None:
+            check_count(row, "output_length", where, 0, MAX_LENGTH)
+        block_size = DEFAULT_BLOCK_SIZE
+        if row.get("block_size") is not None:
+            block_size = check_count(row, "block_size", where, 1, MAX_BLOCK_SIZE)
+        ids = row.get("hash_ids")
+        if ids is None or ids == []:
+            self.num_skipped += 1
+            return
+        if self.block_size is None:
+            self.block_size = block_size
+        elif self.block_size != block_size:
+            raise TraceError(
+                f"{where}: block_size: {block_size} differs from"
+                f" {self.block_size} in the lines before"
+            )
+        hashes = check_ints(ids, "hash_ids", where, 0, MAX_HASH)
+        self.add(hashes, _weights(row, len(hashes), block_size, where))
+
+    @property
+    def objection(self) -> str:
+        """Say why this is no trace, or nothing."""
+        if self._hashes:
+            return ""
+        return (
+            "no row with hash_ids, nothing to replay"
+            f" ({self.num_skipped:,} rows without hash_ids skipped)"
+        )
+
     def build(self) -> Trace:
         """Join what was added; at least one request."""
         starts = np.zeros(len(self._hashes) + 1, np.int64)
@@ -152,145 +185,16 @@ def full_then_rest(num_tokens: int, block_size: int, num_blocks: int) -> NDArray
     return weights
 
 
-def read_trace(path: str | Path, progress: Callable[[int, int], None] | None = None) -> Trace:
-    """Read a trace file.
-
-    Parameters
-    ----------
-    path : str or Path
-        A ``.jsonl`` file, gzipped or not (told by content, not by name).
-    progress : callable, optional
-        Called as ``progress(bytes_read, bytes_total)`` now and then.
-
-    Returns
-    -------
-    Trace
-
-    Raises
-    ------
-    TraceError
-        Where the file cannot be read, a line is malformed, or no row has hash_ids.
-    """
-    path = Path(path)
-    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    builder = TraceBuilder(name or path.name)
-    number = 0
-    try:
-        for number, line in enumerate(_lines(path, progress), 1):
-            if line and not line.isspace():
-                _add_line(builder, line, f"{path}, line {number}")
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise TraceError(f"{path}: cannot be read after line {number}: {reason}") from error
-    if not builder._hashes:
-        raise TraceError(
-            f"{path}: no row with hash_ids, nothing to replay"
-            f" ({builder.num_skipped:,} rows without hash_ids skipped)"
-        )
-    return builder.build()
-
-
-def _lines(path: Path, progress: Callable[[int, int], None] | None) -> Iterator[bytes]:
-    """Yield the lines of a file, gunzipped if it is gzipped."""
-    size = path.stat().st_size
-    with path.open("rb") as raw:
-        zipped = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        text: IO[bytes] = gzip.GzipFile(fileobj=raw) if zipped else raw  # type: ignore[assignment]
-        for number, line in enumerate(text):
-            if progress is not None and number % PROGRESS_LINES == 0:
-                # A pipe has no size and cannot tell where it is.
-                progress(raw.tell() if size else 0, size)
-            yield line
-
-
-def _add_line(builder: TraceBuilder, line: bytes, where: str) -> None:
-    """Check one line and add its request, or count it as skipped."""
-    row = _parse_object(line, where)
-    _check_number(row, "timestamp", where)
-    if row.get("output_length") is not None:
-        _check_count(row, "output_length", where, 0, MAX_LENGTH)
-    block_size = DEFAULT_BLOCK_SIZE
-    if row.get("block_size") is not None:
-        block_size = _check_count(row, "block_size", where, 1, MAX_BLOCK_SIZE)
-    ids = row.get("hash_ids")
-    if ids is None or ids == []:
-        builder.num_skipped += 1
-        return
-    if builder.block_size is None:
-        builder.block_size = block_size
-    elif builder.block_size != block_size:
-        raise TraceError(
-            f"{where}: block_size: {block_size} differs from"
-            f" {builder.block_size} in the lines before"
-        )
-    hashes = _check_ints(ids, "hash_ids", where, 0, MAX_HASH)
-    builder.add(hashes, _weights(row, len(hashes), block_size, where))
-
-
-def _parse_object(line: bytes, where: str) -> dict[str, Any]:
-    """Parse a line that must be one JSON object."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise TraceError(f"{where}: not valid JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise TraceError(f"{where}: expected a JSON object, got {_describe(row)}")
-    return row
-
-
-def _check_number(row: dict[str, Any], field: str, where: str) -> None:
-    """Check a field that may be absent and is a number otherwise."""
-    value = row.get(field)
-    if value is not None and type(value) not in (int, float):
-        raise TraceError(f"{where}: {field}: expected a number, got {_describe(value)}")
-
-
-def _check_count(row: dict[str, Any], field: str, where: str, low: int, high: int) -> int:
-    """Check and return an integer field, ``low`` to ``high``."""
-    if field not in row:
-        raise TraceError(f"{where}: {field}: missing")
-    value = row[field]
-    if type(value) is not int or not low <= value <= high:
-        raise TraceError(
-            f"{where}: {field}: expected an integer of {low} to {high}, got {_describe(value)}"
-        )
-    return value
-
-
-def _check_ints(values: object, field: str, where: str, low: int, high: int) -> NDArray[np.uint64]:
-    """Check and convert a list of integers, each ``low`` to ``high``."""
-    if not isinstance(values, list):
-        raise TraceError(f"{where}: {field}: expected a list of integers, got {_describe(values)}")
-    # Checked whole first: a loop in Python would take most of the reading time.
-    if set(map(type, values)) != {int} or min(values) < low or max(values) > high:
-        for position, value in enumerate(values):
-            if type(value) is not int or not low <= value <= high:
-                raise TraceError(
-                    f"{where}: {field}[{position}]: expected an integer of {low} to {high},"
-                    f" got {_describe(value)}"
-                )
-    return np.array(values, np.uint64)
-
-
-def _weights(
-    row: dict[str, Any], num_blocks: int, block_size: int, where: str
-) -> NDArray[np.int64]:
+def _weights(row: Row, num_blocks: int, block_size: int, where: str) -> NDArray[np.int64]:
     """Tell how many tokens each block of a row carries."""
     given = row.get("block_tokens")
     if given is None:
-        length = _check_count(row, "input_length", where, 0, MAX_LENGTH)
+        length = check_count(row, "input_length", where, 0, MAX_LENGTH)
         return full_then_rest(length, block_size, num_blocks)
     if row.get("input_length") is not None:
-        _check_count(row, "input_length", where, 0, MAX_LENGTH)
+        check_count(row, "input_length", where, 0, MAX_LENGTH)
     if isinstance(given, list) and len(given) != num_blocks:
         raise TraceError(
             f"{where}: block_tokens: has {len(given)} entries for {num_blocks} hash_ids"
         )
-    return _check_ints(given, "block_tokens", where, 1, block_size).astype(np.int64)
-
-
-def _describe(value: object) -> str:
-    """Show a value in a message, shortened."""
-    text = json.dumps(value) if not isinstance(value, int) else str(value)[:40]
-    return text if len(text) <= 40 else text[:37] + "..."
+    return check_ints(given, "block_tokens", where, 1, block_size).astype(np.int64)

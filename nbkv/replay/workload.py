@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nbkv.replay.token_traces import TokenTrace
 from nbkv.replay.traces import Trace, TraceBuilder, full_then_rest
 
 BLOCK_SIZE = 16
@@ -23,6 +24,10 @@ CONTINUE_PROBABILITY = 0.65  # of one more turn: 2.9 turns on average
 MAX_CONTEXT = 16_384
 ARRIVAL_SECONDS = 4.0  # mean between new conversations
 THINK_SECONDS = 45.0  # mean between an answer and the next message
+VOCABULARY = 128_000
+# Odd numbers that nobody has chosen: the fraction of the golden ratio, and of pi.
+_BLOCK_STEP = np.uint64(0x9E3779B97F4A7C15)
+_TOKEN_STEP = np.uint64(0x243F6A8885A308D3)
 
 
 @dataclass
@@ -84,6 +89,35 @@ def chat_workload(num_requests: int = NUM_REQUESTS, seed: int = 0) -> Trace:
         if rng.random() < CONTINUE_PROBABILITY and chat.num_tokens < MAX_CONTEXT:
             heapq.heappush(turns, (now + rng.expovariate(1 / THINK_SECONDS), chat.number, chat))
     return builder.build()
+
+
+def chat_tokens(num_requests: int = NUM_REQUESTS, seed: int = 0) -> TokenTrace:
+    """Generate the same chats as `chat_workload`, as token ids.
+
+    Each block's tokens follow from its name, so that prompts share what they share there:
+    full blocks. There are no outputs.
+
+    Parameters
+    ----------
+    num_requests, seed : int
+        As `chat_workload` takes them.
+
+    Returns
+    -------
+    TokenTrace
+    """
+    chats = chat_workload(num_requests, seed)
+    ends_of_blocks = np.cumsum(chats.weights)
+    offsets = np.arange(ends_of_blocks[-1]) - np.repeat(
+        ends_of_blocks - chats.weights, chats.weights
+    )
+    # Products that wrap, as arrays: numpy says nothing of those.
+    words = np.repeat(chats.hashes, chats.weights) * _BLOCK_STEP
+    words = (words ^ (words >> np.uint64(29))) + offsets.astype(np.uint64) * _TOKEN_STEP
+    words = (words ^ (words >> np.uint64(32))) * _BLOCK_STEP
+    tokens = ((words >> np.uint64(32)) % np.uint64(VOCABULARY)).astype(np.int32)
+    starts = np.concatenate((np.zeros(1, np.int64), ends_of_blocks))[chats.starts]
+    return TokenTrace(chats.name, tokens, starts, starts[1:], BLOCK_SIZE)
 
 
 def _begin(rng: random.Random, number: int, system_tokens: list[int]) -> _Conversation:
