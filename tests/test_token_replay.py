@@ -110,9 +110,8 @@ def as_blocks(trace: TokenTrace) -> tuple[Trace, frozenset[int]]:
     """Name each prompt's blocks for the model; a partly filled one has a name of its own."""
     builder, names, private = TraceBuilder("blocks", trace.block_size), {}, set()
     for number, prompt in enumerate(prompts_of(trace)):
-        row = []
-        for end in range(trace.block_size, len(prompt) + 1, trace.block_size):
-            row.append(names.setdefault(tuple(prompt[:end]), len(names)))
+        ends = range(trace.block_size, len(prompt) + 1, trace.block_size)
+        row = [names.setdefault(tuple(prompt[:end]), len(names)) for end in ends]
         if len(prompt) % trace.block_size:
             row.append(10**6 + number)
             private.add(row[-1])

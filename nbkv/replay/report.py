@@ -146,8 +146,14 @@ def save_plot(path: str, trace: AnyTrace, runs: list[ReplayRun]) -> None:
     axes.axhline(ceiling, color="0.4", linestyle="--", label=f"infinite cache ({ceiling:.1f} %)")
     _label_axes(axes, trace, sorted({run.capacity for run in runs}))
     axes.set_ylim(0, min(100, 1.2 * ceiling) or 1)
-    axes.legend(loc="upper left", bbox_to_anchor=(0, 0.9), frameon=False)
+    # Hits grow with capacity, so this corner is empty.
+    axes.legend(loc="lower right", frameon=False)
     figure.savefig(path, dpi=110)
+
+
+def _percent(share: float) -> str:
+    """Write a share with two digits, and with all before the point."""
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def _label_axes(axes: Any, trace: AnyTrace, capacities: list[int]) -> None:  # noqa: ANN401
@@ -156,7 +162,7 @@ def _label_axes(axes: Any, trace: AnyTrace, capacities: list[int]) -> None:  # n
     axes.set_xticks(capacities)
     axes.set_xticks([], minor=True)
     axes.set_xticklabels(
-        [f"{blocks:,}\n({100 * _share(blocks, trace):.2g} %)" for blocks in capacities]
+        [f"{blocks:,}\n({_percent(_share(blocks, trace))})" for blocks in capacities]
     )
     axes.set_xlabel(f"capacity in blocks of {trace.block_size} tokens (share of distinct blocks)")
     axes.set_ylabel("tokens found in the cache, %")
