@@ -1,7 +1,11 @@
 """Configuration of the documentation."""
 
+import os
 import sys
 from pathlib import Path
+
+# Kernels are shown as the functions they are, and nothing is compiled for it.
+os.environ["NUMBA_DISABLE_JIT"] = "1"
 
 import nbkv
 

@@ -2,6 +2,7 @@
 
 from nbkv import page_tables
 from nbkv._admission import PrefixMatch
+from nbkv._user_kernels import kernel
 from nbkv.cache import PagedKVCache
 from nbkv.config import CacheConfig, EvictionPolicy
 from nbkv.errors import (
@@ -48,5 +49,6 @@ __all__ = [
     "StepPlan",
     "UnknownSequenceError",
     "hash_tokens",
+    "kernel",
     "page_tables",
 ]

@@ -64,6 +64,18 @@ class ArenaOwner:
         view.flags.writeable = False
         return view
 
+    def writable_arena(self) -> npt.NDArray[np.uint8]:
+        """Return all state as compiled callers of `nbkv.embed` take it: not read only.
+
+        What else writes to it breaks the cache, and nothing finds out.
+
+        Returns
+        -------
+        uint8 array, shape (arena_bytes,)
+            The same memory for as long as the cache lives.
+        """
+        return self._arena
+
     @property
     def header(self) -> npt.NDArray[Any]:
         """Configuration, section offsets and counters: HEADER_DTYPE, shape (1,), read only."""

@@ -24,6 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Kernels the facade calls, each with the one signature it is compiled for.
 ENTRIES: list[tuple[Any, str]] = []
+DIGEST_DIGITS = 16
 _REMEDY = (
     "set NBKV_CACHE_DIR to a writable folder, or run 'nbkv warmup --into DIR' when the"
     " image is built and set NBKV_CACHE_DIR=DIR"
@@ -38,12 +39,16 @@ def digest_sources() -> str:
     str
         16 hexadecimal digits.
     """
-    package = Path(__file__).parent
     digest = hashlib.sha256(f"{nb.__version__} {nb.config.BOUNDSCHECK}".encode())
+    add_package(digest, Path(__file__).parent)
+    return digest.hexdigest()[:DIGEST_DIGITS]
+
+
+def add_package(digest: "hashlib._Hash", package: Path) -> None:
+    """Take the names and texts of all of a package's sources into a digest."""
     for source in sorted(package.rglob("*.py")):
         digest.update(source.relative_to(package).as_posix().encode())
         digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _can_write(folder: Path) -> bool:
@@ -64,8 +69,15 @@ def cache_root() -> Path:
     return Path(home) / "nbkv"
 
 
-def _find_cache_dir() -> Path | None:
-    folder = cache_root() / digest_sources()
+def find_cache_dir(digest: str) -> Path | None:
+    """Find the folder for machine code made from sources with this digest.
+
+    Returns
+    -------
+    Path or None
+        None, with a warning, where nothing can be kept.
+    """
+    folder = cache_root() / digest
     if _can_write(folder):
         return folder
     if folder.is_dir():
@@ -94,7 +106,7 @@ def _copy_cache(folder: Path) -> Path | None:
 
 #: NUMBA_DISABLE_JIT=1: kernels run as the Python they are written in.
 INTERPRETED = bool(nb.config.DISABLE_JIT)
-CACHE_DIR = None if INTERPRETED else _find_cache_dir()
+CACHE_DIR = None if INTERPRETED else find_cache_dir(digest_sources())
 
 
 def kernel(function: F) -> F:
@@ -105,25 +117,26 @@ def kernel(function: F) -> F:
     """
     if INTERPRETED:
         return function
-    return _compile(function, inline=True)
+    return compile_into(CACHE_DIR, function, inline=True)
 
 
 def outlined_kernel(function: F) -> F:
     """Compile a kernel that is called instead of inlined: large, and off the shortest path."""
     if INTERPRETED:
         return function
-    return _compile(function, inline=False)
+    return compile_into(CACHE_DIR, function, inline=False)
 
 
-def _compile(function: F, inline: bool) -> F:
+def compile_into(folder: Path | None, function: F, inline: bool) -> F:
+    """Compile a function at its first call and keep the result in a folder, if there is one."""
     # Part of every kernel that calls it, and of none's machine code by itself: Python does
     # not call it, and what is kept on disk are its callers.
     part = inline and function.__module__.startswith("nbkv.")
     outer = nb.config.CACHE_DIR
-    nb.config.CACHE_DIR = str(CACHE_DIR or "")
+    nb.config.CACHE_DIR = str(folder or "")
     try:
         options: dict[str, Any] = {"no_cpython_wrapper": part, "no_cfunc_wrapper": part}
-        cached = CACHE_DIR is not None and not part
+        cached = folder is not None and not part
         compiled: F = nb.njit(cache=cached, forceinline=inline, **options)(function)
     finally:
         nb.config.CACHE_DIR = outer
@@ -176,6 +189,27 @@ def make_ready(function: Callable[..., Any]) -> None:
         function.disable_compile()
         (code,) = function.overloads.values()
         setattr(sys.modules[function.__module__], function.__name__, code.entry_point)
+
+
+def ready_entry(name: str) -> Any:  # noqa: ANN401
+    """Return an entry kernel as other compiled functions can call it, ready.
+
+    Its module's own name for it may be the bare machine code already (`make_ready`), which
+    compiled functions cannot call.
+
+    Parameters
+    ----------
+    name : str
+        Of exactly one entry kernel.
+
+    Returns
+    -------
+    callable
+        With its one signature, to which numba converts what it is called with.
+    """
+    (function,) = (known for known, _ in ENTRIES if known.__name__ == name)
+    make_ready(function)
+    return function
 
 
 def compile_entries() -> Iterator[str]:

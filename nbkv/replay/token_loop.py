@@ -5,27 +5,31 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nbkv._jit import kernel, outlined_kernel
-from nbkv.kernels.admit import admit
-from nbkv.kernels.fence import num_usable
-from nbkv.kernels.plan import RAISE
-from nbkv.kernels.state import Arena, open_state
-from nbkv.kernels.steps import commit_step, finish_rows, plan_step
+from nbkv._user_kernels import kernel
+from nbkv.embed import (
+    RAISE,
+    admit_plain,
+    commit_step,
+    finish_rows,
+    num_usable,
+    open_state,
+    plan_step,
+)
 from nbkv.layout import OUT_OF_BLOCKS
 
 # What is counted, by position.
 HIT_TOKENS = 0
-HIT_BLOCKS = 1
-OVERFLOW_REQUESTS = 2
-OVERFLOW_BLOCKS = 3
-TOKENS = 4  # hit or computed: all but what was cut
-NUM_TOTALS = 5
+OVERFLOW_REQUESTS = 1
+OVERFLOW_BLOCKS = 2
+TOKENS = 3  # hit or computed: all but what was cut
+NUM_TOTALS = 4
 
 _ROW_MASK = 2**32 - 1
 _NO_LIMIT = 2**62
 
 Ids = NDArray[np.int32]
 Offsets = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
 
 
 class Requests(NamedTuple):
@@ -45,12 +49,11 @@ class Work(NamedTuple):
     totals: Offsets  # (NUM_TOTALS,)
     no_ids: Ids
     no_handles: Offsets
-    no_digests: NDArray[np.uint64]
 
 
-@outlined_kernel
+@kernel
 def replay_requests(
-    arena: Arena, buffers: Arena, requests: Requests, work: Work, first: int, last: int
+    arena: Bytes, buffers: Bytes, requests: Requests, work: Work, first: int, last: int
 ) -> int:
     """Replay some requests.
 
@@ -70,8 +73,6 @@ def replay_requests(
         0, or the status of a kernel that refused.
     """
     tokens, starts, ends, limits = requests
-    salt = np.uint64(0)
-    none = work.no_ids
     for request in range(first, last):
         slot = request % work.alive.size
         handle = work.alive[slot : slot + 1]
@@ -80,24 +81,12 @@ def replay_requests(
             if status < 0:
                 return status
         start, end, limit = starts[request], ends[request], limits[request]
-        handle[0] = admit(
-            arena,
-            np.uint64(request),
-            tokens[start:end],
-            _NO_LIMIT,
-            0,
-            False,
-            salt,
-            salt,
-            none,
-            none,
-            work.no_digests,
-            -1,
-            0,
-        )
-        if handle[0] < 0:
-            return handle[0]
-        start += _count_hit(arena, handle[0], work.totals)
+        opened, num_hit_tokens = admit_plain(arena, request, tokens[start:end], _NO_LIMIT)
+        if opened < 0:
+            return opened
+        handle[0] = opened
+        work.totals[HIT_TOKENS] += num_hit_tokens
+        start += num_hit_tokens
         done = np.int64(_compute(arena, buffers, handle, work, tokens[start:end]))
         if done == end - start and limit > end:
             done = np.int64(_compute(arena, buffers, handle, work, tokens[end:limit]))
@@ -107,8 +96,8 @@ def replay_requests(
     return np.int64(0)
 
 
-@outlined_kernel
-def _compute(arena: Arena, buffers: Arena, handle: Offsets, work: Work, tokens: Ids) -> int:
+@kernel
+def _compute(arena: Bytes, buffers: Bytes, handle: Offsets, work: Work, tokens: Ids) -> int:
     """Plan and commit a sequence's next tokens, or as many as fit; how many, or a status."""
     counts = work.counts
     counts[0] = tokens.size
@@ -129,17 +118,7 @@ def _compute(arena: Arena, buffers: Arena, handle: Offsets, work: Work, tokens: 
 
 
 @kernel
-def _count_hit(arena: Arena, handle: int, totals: Offsets) -> int:
-    """Count what admission found; returns the tokens hit."""
-    state = open_state(arena)
-    num_hit_tokens = np.int64(state.sequences["num_hit_tokens"][handle & _ROW_MASK])
-    totals[HIT_TOKENS] += num_hit_tokens
-    totals[HIT_BLOCKS] += num_hit_tokens // state.header["block_size"][0]
-    return num_hit_tokens
-
-
-@kernel
-def _count_tokens(arena: Arena, handle: int, totals: Offsets, num_tokens: int) -> None:
+def _count_tokens(arena: Bytes, handle: int, totals: Offsets, num_tokens: int) -> None:
     """Count what a request that was to have this many tokens has, and what it lacks."""
     state = open_state(arena)
     row = handle & _ROW_MASK

@@ -15,17 +15,6 @@ from nbkv.cache import PagedKVCache
 from nbkv.config import CacheConfig
 from nbkv.plan import StepBuffers
 from nbkv.replay.replay import CHUNK, ReplayRun
-from nbkv.replay.token_loop import (
-    HIT_BLOCKS,
-    HIT_TOKENS,
-    NUM_TOTALS,
-    OVERFLOW_BLOCKS,
-    OVERFLOW_REQUESTS,
-    TOKENS,
-    Requests,
-    Work,
-    replay_requests,
-)
 from nbkv.replay.token_traces import TokenTrace
 
 
@@ -68,24 +57,29 @@ class TokenReplay:
                 max_blocks_per_sequence=-(-longest // trace.block_size),
             )
         )
+        # Here, not above: importing it makes the kernels ready, which only replays of tokens need.
+        from nbkv.replay import token_loop
+
+        self._loop = token_loop
         self._buffers = StepBuffers.for_cache(self.cache, longest)
-        self._requests = Requests(trace.tokens, trace.starts, trace.ends, trace.limits)
-        self._work = Work(
+        self._requests = token_loop.Requests(trace.tokens, trace.starts, trace.ends, trace.limits)
+        self._work = token_loop.Work(
             alive=np.zeros(self.running, np.int64),
             counts=np.zeros(1, np.int32),
-            totals=np.zeros(NUM_TOTALS, np.int64),
+            totals=np.zeros(token_loop.NUM_TOTALS, np.int64),
             no_ids=np.empty(0, np.int32),
             no_handles=np.empty(0, np.int64),
-            no_digests=np.empty(0, np.uint64),
         )
 
     def drive(self, progress: Callable[[int], None] | None = None) -> None:
         """Replay all requests; ``progress(num_requests)`` hears of each chunk."""
-        arena, buffers, num_requests = self.cache._arena, self._buffers.data, len(self.trace.ends)
+        arena, buffers = self.cache.writable_arena(), self._buffers.data
+        requests, work, replay = self._requests, self._work, self._loop.replay_requests
+        num_requests = self.trace.num_requests
         for first in range(0, num_requests, CHUNK):
             last = min(first + CHUNK, num_requests)
             began = time.perf_counter()
-            status = replay_requests(arena, buffers, self._requests, self._work, first, last)
+            status = replay(arena, buffers, requests, work, first, last)
             self.seconds += time.perf_counter() - began
             if status < 0:
                 raise AssertionError(f"a kernel refused a request with status {status}")
@@ -95,9 +89,9 @@ class TokenReplay:
     def result(self) -> TokenReplayRun:
         """Sum up after `drive`."""
         trace, stats = self.trace, self.cache.stats
-        totals = self._work.totals.tolist()
-        hit_tokens = totals[HIT_TOKENS]
-        hit_blocks = totals[HIT_BLOCKS]
+        loop, totals = self._loop, self._work.totals.tolist()
+        hit_tokens = totals[loop.HIT_TOKENS]
+        hit_blocks = hit_tokens // trace.block_size
         return TokenReplayRun(
             policy=self.policy,
             capacity=self.capacity,
@@ -106,11 +100,11 @@ class TokenReplay:
             hit_tokens=hit_tokens,
             inserts=stats.total_allocations,
             evictions=stats.evictions,
-            overflow_requests=totals[OVERFLOW_REQUESTS],
-            overflow_blocks=totals[OVERFLOW_BLOCKS],
+            overflow_requests=totals[loop.OVERFLOW_REQUESTS],
+            overflow_blocks=totals[loop.OVERFLOW_BLOCKS],
             hit_ratio_tokens=round(hit_tokens / trace.total_tokens, 6),
             hit_ratio_blocks=round(hit_blocks / trace.total_blocks, 6),
             engine_seconds=round(self.seconds, 6),
             block_refs_per_second=round(trace.total_blocks / self.seconds, 1),
-            tokens_per_second=round(totals[TOKENS] / self.seconds, 1),
+            tokens_per_second=round(totals[loop.TOKENS] / self.seconds, 1),
         )
