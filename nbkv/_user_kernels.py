@@ -45,10 +45,10 @@ def kernel() -> Callable[[F], F]: ...
 def kernel(function: F | None = None) -> F | Callable[[F], F]:
     """Compile a function of your own that calls the kernels of `nbkv.embed`.
 
-    As ``numba.njit(cache=True)``, but the machine code on disk is used only while all sources
-    are the same that it was made from: nbkv's, and all ``.py`` files of the top-level package
-    that the function belongs to (of a script or a lone module, that file). Define the
-    function at module level: numba keeps no code of closures.
+    As numba's own decorator with its cache, but the machine code on disk is used only while
+    all sources are the same that it was made from: nbkv's, and all ``.py`` files of the
+    top-level package that the function belongs to (of a script or a lone module, that file).
+    Define the function at module level: numba keeps no code of closures.
 
     Parameters
     ----------

@@ -266,7 +266,8 @@ class TestReplay:
         trace = chat_tokens(20)
         run = replay_trace(trace, "lru", 1)
         assert run.overflow_requests == 20
-        assert run.tokens_per_second * run.engine_seconds < 20 * 16 * 1.01
+        # A block of 16 tokens each; the seconds are rounded, and few.
+        assert run.tokens_per_second * run.engine_seconds < trace.total_tokens / 10
 
     def test_replay_tells_progress_of_every_request(self):
         seen: list[int] = []
