@@ -66,6 +66,7 @@ def run_script(*arguments: str, cwd: Path, **environment: str) -> list[int]:
         [sys.executable, *arguments],
         env=os.environ
         | {"NBKV_CACHE_DIR": str(cwd / "machine-code"), "PYTHONPATH": str(cwd)}
+        | {"NUMBA_BOUNDSCHECK": "0"}
         | environment,
         cwd=cwd,
         capture_output=True,
