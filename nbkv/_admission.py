@@ -6,16 +6,17 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nbkv._arguments import check_count, check_id, check_prompt_hashes, check_tokens, is_plain
+from nbkv._arguments import check_count, check_id, check_prompt_hashes, check_tokens
 from nbkv._exports import KeyExports
 from nbkv.hashing import ExtraKey, Salt, Tokens, normalize_extra_keys
 from nbkv.kernels import admit, hashed
-from nbkv.layout import INT32, TOO_MANY_EXTRAS
+from nbkv.layout import TOO_MANY_EXTRAS
 
 _INT64_MAX: Final = 2**63 - 1
 _INT32_MAX: Final = 2**31 - 1
 _ROW_MASK: Final = 0xFFFFFFFF
 _NO_SALT: Final = (0, 0)
+_new_tuple = tuple.__new__
 _NO_EXTRAS: Final = normalize_extra_keys(())
 
 
@@ -106,21 +107,18 @@ class Admission(KeyExports):
             if token_ids is not None or salt is not None or extra_keys != ():
                 raise TypeError("block_hashes is given; nothing else of the prompt must be")
             return self._match_hashes(block_hashes, max_hit_tokens)
-        tokens = token_ids if is_plain(token_ids, INT32) else check_tokens("token_ids", token_ids)
+        tokens = check_tokens("token_ids", token_ids)
         limit = _INT64_MAX
         if max_hit_tokens is not None:
             limit = min(check_count("max_hit_tokens", max_hit_tokens), _INT64_MAX)
         if salt is None and extra_keys == ():
-            blocks, partial, revived = admit.match_plain(self._arena, tokens, limit)
+            fields = admit.match_plain(self._arena, tokens, limit)
         else:
             low, high = _NO_SALT if salt is None else _words(salt)
             extras = normalize_extra_keys(extra_keys)
-            blocks, partial, revived = admit.match_prefix(
-                self._arena, tokens, limit, low, high, *extras
-            )
-        hit = blocks * self._block_size + partial
+            fields = admit.match_prefix(self._arena, tokens, limit, low, high, *extras)
         # Past the generated __new__, which costs as much as the whole kernel.
-        return tuple.__new__(PrefixMatch, (len(tokens), hit, blocks, partial, revived))
+        return _new_tuple(PrefixMatch, fields)
 
     def _match_hashes(self, block_hashes: object, max_hit_tokens: int | None) -> PrefixMatch:
         hashes, words = check_prompt_hashes("block_hashes", block_hashes)
@@ -201,7 +199,7 @@ class Admission(KeyExports):
         DuplicateSequenceError, OutOfBlocksError, CapacityError, ArgumentError
         """
         number = check_id("seq_id", seq_id)
-        tokens = token_ids if is_plain(token_ids, INT32) else check_tokens("token_ids", token_ids)
+        tokens = check_tokens("token_ids", token_ids)
         limit = _INT64_MAX
         if max_hit_tokens is not None:
             limit = min(check_count("max_hit_tokens", max_hit_tokens), _INT64_MAX)

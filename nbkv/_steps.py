@@ -105,7 +105,7 @@ class StepCalls(Lifetimes):
         >>> plan.slot_mapping, plan.seq_lens
         (array([0, 1, 2, 4, 5, 6]), array([3, 3], dtype=int32))
         """
-        buffers = self._buffers_for(out)
+        buffers = out if type(out) is StepBuffers else self._buffers_for(out)
         batch = self._check_batch(sequences, counts, lookahead, on_exhaustion, rank, victims)
         planned = steps.plan_step(self._arena, buffers.data, *batch)
         if planned < 0:
@@ -252,26 +252,36 @@ class StepCalls(Lifetimes):
             numbers = counts
         else:
             numbers = check_counts("counts", counts, handles.size)
+        if lookahead == 0 and on_exhaustion == "raise" and rank is None and victims is None:
+            return handles, numbers, 0, RAISE, _NONE_64, _NONE_64
+        options = self._check_options(handles.size, lookahead, on_exhaustion, rank, victims)
+        return handles, numbers, *options
+
+    def _check_options(
+        self,
+        size: int,
+        lookahead: int,
+        on_exhaustion: str,
+        rank: npt.NDArray[np.int64] | None,
+        victims: Handles | None,
+    ) -> tuple[Any, ...]:
+        """Make the options of a plan into what kernels take."""
         mode = _EXHAUSTION.get(on_exhaustion)
         if mode is None:
             allowed = ", ".join(_EXHAUSTION)
             refuse("on_exhaustion", on_exhaustion, f"one of {allowed}")
-        ahead = lookahead
-        if type(ahead) is not int or not 0 <= ahead <= _INT32_MAX:
-            ahead = check_count("lookahead", lookahead)
-            if ahead > _INT32_MAX:
-                refuse("lookahead", lookahead, f"0 to {_INT32_MAX}")
+        ahead = check_count("lookahead", lookahead)
+        if ahead > _INT32_MAX:
+            refuse("lookahead", lookahead, f"0 to {_INT32_MAX}")
         others = _NONE_64 if victims is None else self._handles("victims", victims)
         ranks = _NONE_64
         if rank is not None:
             ranks = check_vector("rank", rank, np.int64)
-            if ranks.size != handles.size + others.size:
-                refuse(
-                    "rank",
-                    f"{ranks.size} numbers",
-                    f"as many as sequences and victims, {handles.size + others.size}",
-                )
-        return handles, numbers, ahead, mode, ranks, others
+            wanted = size + others.size
+            if ranks.size != wanted:
+                allowed = f"as many as sequences and victims, {wanted}"
+                refuse("rank", f"{ranks.size} numbers", allowed)
+        return ahead, mode, ranks, others
 
     def _check_committed(
         self, num_accepted: npt.NDArray[np.int32] | None, tokens: Tokens | None

@@ -86,7 +86,8 @@ def _prefix(_: AnyTrace) -> Iterator[Measurement]:
     yield Measurement("prefix", "match_prefix, a miss at the first block", "us", value, 0.5)
     value = prompts.match(100_000, COLD_ROUNDS, cold=True) * 1e3
     yield Measurement("prefix", "match_prefix, 100,000 cached tokens, cold", "ms", value, 0.6)
-    planning, committing = prompts.prefill(2_048, 20 * ROUNDS)
+    few_blocks = stepping.Prompts(num_blocks=1_024, longest=2_048)
+    planning, committing = few_blocks.prefill(2_048, 20 * ROUNDS)
     blocks_of = 2_048 // stepping.BLOCK_SIZE
     value = planning / blocks_of * 1e9
     yield Measurement("prefix", "admit and plan 2,048 new tokens", "ns/block", value, 15.0)

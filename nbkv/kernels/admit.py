@@ -59,7 +59,7 @@ def _match(
 
 
 @entry(
-    "UniTuple(int64, 3)(uint8[::1], int32[::1], int64, uint64, uint64, int32[::1], int32[::1],"
+    "UniTuple(int64, 5)(uint8[::1], int32[::1], int64, uint64, uint64, int32[::1], int32[::1],"
     " uint64[::1])"
 )
 def match_prefix(
@@ -71,7 +71,7 @@ def match_prefix(
     starts: Records,
     ends: Records,
     digests: Records,
-) -> tuple[int, int, int]:
+) -> tuple[int, int, int, int, int]:
     """Tell how much of a prompt would hit; only scratch changes.
 
     Parameters
@@ -86,7 +86,8 @@ def match_prefix(
     Returns
     -------
     tuple of int
-        Blocks hit, tokens taken of one more, and hit blocks that are evictable now.
+        Tokens of the prompt, tokens hit, blocks hit, tokens taken of one more block, and hit
+        blocks that are evictable now.
     """
     state = open_state(arena)
     hits, partial, cached = _match(
@@ -99,11 +100,28 @@ def match_prefix(
         borrow(ends),
         borrow(digests),
     )
-    return np.int64(hits), np.int64(partial), np.int64(cached)
+    return _describe_match(state, tokens, hits, partial, cached)
 
 
-@entry("UniTuple(int64, 3)(uint8[::1], int32[::1], int64)")
-def match_plain(arena: Arena, tokens: Records, max_hit_tokens: int) -> tuple[int, int, int]:
+@kernel
+def _describe_match(
+    state: State, tokens: Records, hits: int, partial: int, cached: int
+) -> tuple[int, int, int, int, int]:
+    """Give the fields of a `PrefixMatch`, in its order."""
+    num_hit_tokens = np.int64(hits * state.header["block_size"][0] + partial)
+    return (
+        np.int64(tokens.size),
+        num_hit_tokens,
+        np.int64(hits),
+        np.int64(partial),
+        np.int64(cached),
+    )
+
+
+@entry("UniTuple(int64, 5)(uint8[::1], int32[::1], int64)")
+def match_plain(
+    arena: Arena, tokens: Records, max_hit_tokens: int
+) -> tuple[int, int, int, int, int]:
     """Tell how much of a prompt without salt and extra keys would hit: see `match_prefix`.
 
     Parameters
@@ -115,7 +133,8 @@ def match_plain(arena: Arena, tokens: Records, max_hit_tokens: int) -> tuple[int
     Returns
     -------
     tuple of int
-        Blocks hit, tokens taken of one more, and hit blocks that are evictable now.
+        Tokens of the prompt, tokens hit, blocks hit, tokens taken of one more block, and hit
+        blocks that are evictable now.
     """
     state = open_state(arena)
     none = np.uint64(0)
@@ -123,7 +142,7 @@ def match_plain(arena: Arena, tokens: Records, max_hit_tokens: int) -> tuple[int
     hits, partial, cached = _match(
         state, borrow(tokens), max_hit_tokens, none, none, places, places, digests
     )
-    return np.int64(hits), np.int64(partial), np.int64(cached)
+    return _describe_match(state, tokens, hits, partial, cached)
 
 
 @entry("UniTuple(int64, 2)(uint8[::1], uint64, int32[::1], int64)")
