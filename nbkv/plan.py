@@ -29,6 +29,15 @@ def _pad(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
+def _check_tokens(config: CacheConfig, max_tokens: int | None) -> int:
+    """Check the most tokens that buffers are to hold, or choose it."""
+    if max_tokens is None:
+        return max(_DEFAULT_TOKENS, 2 * config.max_sequences)
+    if not isinstance(max_tokens, (int, np.integer)) or max_tokens < 1:
+        raise ArgumentError(f"max_tokens is {max_tokens!r}; it must be an integer, at least 1")
+    return int(max_tokens)
+
+
 def _section_bytes(config: CacheConfig, max_tokens: int) -> dict[str, int]:
     """Compute each section's bytes: the most that a plan, and commits before it, may write."""
     rows = config.max_sequences
@@ -102,7 +111,7 @@ class StepBuffers:
     def for_cache(
         cls,
         cache: ArenaOwner,
-        max_tokens: int = _DEFAULT_TOKENS,
+        max_tokens: int | None = None,
         memory: npt.NDArray[np.uint8] | None = None,
     ) -> Self:
         """Make buffers for steps of a cache.
@@ -111,7 +120,8 @@ class StepBuffers:
         ----------
         cache : PagedKVCache
         max_tokens : int
-            New tokens of one step at most, all sequences together.
+            New tokens of one step at most, all sequences together; when omitted 8,192, or two
+            for each of max_sequences if that is more.
         memory : uint8 array, optional
             Where to put them, page-locked memory say: C-contiguous, writable, 64-byte
             aligned, at least `num_bytes` long.
@@ -125,9 +135,7 @@ class StepBuffers:
         ArgumentError
             max_tokens is below 1, or `memory` will not do.
         """
-        if not isinstance(max_tokens, (int, np.integer)) or max_tokens < 1:
-            raise ArgumentError(f"max_tokens is {max_tokens!r}; it must be an integer, at least 1")
-        sizes = _section_bytes(cache.config, int(max_tokens))
+        sizes = _section_bytes(cache.config, _check_tokens(cache.config, max_tokens))
         total = _total_bytes(sizes)
         if memory is None:
             raw = np.zeros(total + _ALIGNMENT, np.uint8)
@@ -157,9 +165,9 @@ class StepBuffers:
         return cls(memory)
 
     @staticmethod
-    def num_bytes(cache: ArenaOwner, max_tokens: int = _DEFAULT_TOKENS) -> int:
+    def num_bytes(cache: ArenaOwner, max_tokens: int | None = None) -> int:
         """Return the bytes that `for_cache` needs as ``memory``."""
-        return _total_bytes(_section_bytes(cache.config, max_tokens))
+        return _total_bytes(_section_bytes(cache.config, _check_tokens(cache.config, max_tokens)))
 
 
 class StepPlan:
