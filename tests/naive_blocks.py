@@ -59,6 +59,10 @@ class Block:
     def held(self) -> bool:
         return self.ref_count + self.pin_count > 0
 
+    @property
+    def evictable(self) -> bool:
+        return self.findable and not self.held and self.fence is None
+
 
 @dataclass(eq=False)
 class Line:
@@ -123,7 +127,7 @@ class NaiveBlocks:
 
     @property
     def evictable(self) -> list[Block]:
-        return [b for b in self.cached if b.fence is None]
+        return [b for b in self.blocks if b.evictable]
 
     @property
     def num_usable(self) -> int:
@@ -141,8 +145,8 @@ class NaiveBlocks:
         self.last_changes = []
 
     def _check_available(self, needed: int, num_revived: int = 0) -> None:
-        """Refuse what does not fit beside the cached blocks that the call itself holds."""
-        if needed and needed + num_revived > self.num_usable:
+        """Refuse what does not fit beside the evictable blocks that the call itself holds."""
+        if needed + num_revived > self.num_usable:
             raise Refused("OutOfBlocksError", (needed, len(self.evictable) - num_revived))
 
     def _make_free(self, needed: int) -> None:

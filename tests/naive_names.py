@@ -102,7 +102,7 @@ class NaiveNames(NaiveWriting):
         copy = extends and self._must_copy(hits[-1], fill, hits[-1].ref_count + 1)
         needed = self._blocks_for(total) - len(hits) + copy
         self._check_table(self._blocks_for(total))
-        self._check_available(needed, len([b for b in hits if not b.held]))
+        self._check_available(needed, len([b for b in hits if b.evictable]))
         self._begin()
         for block in hits:
             self._hold(block)

@@ -1,7 +1,7 @@
 """The engine and the model side by side through whole steps, or the model alone.
 
-Every operation is done on both; whatever can be seen afterwards is compared. While the
-engine has no such calls, the model runs alone and is checked by what must hold in itself.
+Every operation is done on both; whatever can be seen afterwards is compared. Alone, the model
+is checked by what must hold in itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,6 @@ from support import make_cache, stats_list
 
 import nbkv
 
-HAS_STEPS = hasattr(nbkv.PagedKVCache, "plan")
 NO_HANDLE = 2**62 + 12345
 _ROW_MASK = 0xFFFFFFFF
 
@@ -48,11 +47,17 @@ class StepPair(Pair):
     """A cache and its model, step by step."""
 
     def __init__(
-        self, block_size: int, num_blocks: int, policy: str = "lru", **options: Any
+        self,
+        block_size: int,
+        num_blocks: int,
+        policy: str = "lru",
+        *,
+        alone: bool = False,
+        **options: Any,
     ) -> None:
         self.naive = NaiveSteps(block_size, num_blocks, policy, **options)
         self.engine: Any = None
-        if HAS_STEPS:
+        if not alone:
             self.engine = make_cache(num_blocks, block_size, eviction_policy=policy, **options)
             self.naive.bytes_per_block = self.engine.config.bytes_per_block
             width = self.naive.max_blocks_per_sequence
