@@ -10,8 +10,8 @@ import nbkv
 def decode_ahead(cache, device, handles, num_steps, depth=2):
     """Decode every sequence of a batch, with up to `depth` plans in flight.
 
-    ``device.submit(plan)`` starts a step and returns at once; ``device.wait(plan)`` returns
-    the tokens it sampled, one an entry.
+    ``device.submit(plan)`` starts a step on what the step before samples, and returns at once;
+    ``device.wait(plan)`` returns the tokens whose keys and values it wrote, one an entry.
     """
     free = deque(nbkv.StepBuffers.for_cache(cache) for _ in range(depth))
     in_flight = deque()
