@@ -10,7 +10,7 @@ from nbkv._arguments import check_count, check_id, check_prompt_hashes, check_to
 from nbkv._exports import KeyExports
 from nbkv.hashing import ExtraKey, Salt, Tokens, normalize_extra_keys
 from nbkv.kernels import admit, hashed
-from nbkv.layout import TOO_MANY_EXTRAS
+from nbkv.statuses import TOO_MANY_EXTRAS
 
 _INT64_MAX: Final = 2**63 - 1
 _INT32_MAX: Final = 2**31 - 1

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from nbkv._admission import Admission
 from nbkv._arguments import check_counts, check_out, check_vector
 from nbkv.kernels import batch
-from nbkv.layout import NEGATIVE_COUNT, OUT_TOO_SMALL
+from nbkv.statuses import NEGATIVE_COUNT, OUT_TOO_SMALL
 
 
 class BatchCalls(Admission):

@@ -8,7 +8,8 @@ import numpy.typing as npt
 from nbkv._arguments import check_count, check_hashes, check_vector, refuse
 from nbkv._named import NamedPrefixes
 from nbkv.kernels import external, external_keys, release
-from nbkv.layout import BAD_PARENT, INT64
+from nbkv.layout import INT64
+from nbkv.statuses import BAD_PARENT
 
 BlockIds = npt.NDArray[np.int64] | npt.NDArray[np.int32]
 

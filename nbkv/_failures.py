@@ -4,7 +4,7 @@ from typing import Any, NoReturn
 
 import numpy.typing as npt
 
-from nbkv import layout
+from nbkv import statuses
 from nbkv.errors import (
     ArgumentError,
     BlockError,
@@ -20,156 +20,182 @@ from nbkv.errors import (
 )
 
 _REASONS: dict[int, tuple[type[KVCacheError], str]] = {
-    layout.UNKNOWN_SEQUENCE: (UnknownSequenceError, "{name} is {value}; no such sequence is alive"),
-    layout.STALE_HANDLE: (
+    statuses.UNKNOWN_SEQUENCE: (
+        UnknownSequenceError,
+        "{name} is {value}; no such sequence is alive",
+    ),
+    statuses.STALE_HANDLE: (
         StaleHandleError,
         "{name} is {value}; it must be the handle of a sequence that is alive",
     ),
-    layout.DUPLICATE_SEQUENCE: (
+    statuses.DUPLICATE_SEQUENCE: (
         DuplicateSequenceError,
         "{name} is {value}, which stands in the batch twice; each sequence may stand once",
     ),
-    layout.SEQUENCE_EXISTS: (
+    statuses.SEQUENCE_EXISTS: (
         DuplicateSequenceError,
         "{name} is {value}; it must not be alive yet, but a sequence of this name is",
     ),
-    layout.TOO_MANY_SEQUENCES: (
+    statuses.TOO_MANY_SEQUENCES: (
         CapacityError,
         "{name} is {value}: no row is left, max_sequences allows {max_sequences}",
     ),
-    layout.TOO_MANY_BLOCKS: (
+    statuses.TOO_MANY_BLOCKS: (
         CapacityError,
         "{name} is {value}: its table would be longer than max_blocks_per_sequence,"
         " which allows {max_blocks_per_sequence}",
     ),
-    layout.TOO_MANY_NAMES: (
+    statuses.TOO_MANY_NAMES: (
         CapacityError,
         "{name} is {value}: max_named_prefixes allows {max_named_prefixes}",
     ),
-    layout.NAMED_TOO_OFTEN: (
+    statuses.NAMED_TOO_OFTEN: (
         CapacityError,
         "{name} is {value}: a block can be covered by at most 32767 named prefixes",
     ),
-    layout.NEGATIVE_COUNT: (ArgumentError, "{name} is {value}; it must be at least 0"),
-    layout.OUT_TOO_SMALL: (
+    statuses.NEGATIVE_COUNT: (ArgumentError, "{name} is {value}; it must be at least 0"),
+    statuses.OUT_TOO_SMALL: (
         ArgumentError,
         "{name} has room for {value} slots; it must have at least {detail}, sum(counts)",
     ),
-    layout.OUT_OVERLAPS: (ArgumentError, "{name} is memory of {value}; it must be its own"),
-    layout.NOT_LEADING: (
+    statuses.OUT_OVERLAPS: (ArgumentError, "{name} is memory of {value}; it must be its own"),
+    statuses.NOT_LEADING: (
         PrefixError,
         "{name} is {value}; it must be the leading full blocks of one live sequence,"
         " none of them cut from the one before",
     ),
-    layout.NAME_TAKEN: (
+    statuses.NAME_TAKEN: (
         PrefixError,
         "{name} is {value}; it already names other blocks, unregister it first",
     ),
-    layout.UNKNOWN_NAME: (PrefixError, "{name} is {value}; no prefix is registered under it"),
-    layout.TOO_MANY_TOKENS: (ArgumentError, "{name} is {value}; it must be 0 to {detail}"),
-    layout.SHARE_TOO_LONG: (
+    statuses.UNKNOWN_NAME: (PrefixError, "{name} is {value}; no prefix is registered under it"),
+    statuses.TOO_MANY_TOKENS: (ArgumentError, "{name} is {value}; it must be 0 to {detail}"),
+    statuses.SHARE_TOO_LONG: (
         PrefixError,
         "{name} is {value}; it must be 1 to {detail}, the source's blocks up to its next token's",
     ),
-    layout.STEP_OUTSTANDING: (
+    statuses.STEP_OUTSTANDING: (
         StepError,
         "{name} is {value}, but step {num_steps} is planned and not committed;"
         " without run_ahead one plan at a time may be",
     ),
-    layout.STEP_NOT_NEXT: (
+    statuses.STEP_NOT_NEXT: (
         StepError,
         "{name} is {value}; steps are committed once each and in order, and {detail} is next",
     ),
-    layout.STEP_UNKNOWN: (
+    statuses.STEP_UNKNOWN: (
         StepError,
         "{name} is {value}; it must be that of a step planned and not completed, at most {detail}",
     ),
-    layout.STEPS_UNCOMMITTED: (
+    statuses.STEPS_UNCOMMITTED: (
         StepError,
         "{name} is {value}; steps before a failed one must be committed first, {detail} is next",
     ),
-    layout.TOKENS_PLANNED: (
+    statuses.TOKENS_PLANNED: (
         StepError,
         "{name} is {value}, which has tokens planned and not committed;"
         " commit or truncate it before this call",
     ),
-    layout.BAD_ACCEPTED: (
+    statuses.BAD_ACCEPTED: (
         ArgumentError,
         "{name} is {value}; it must have one count an entry, 0 to what was planned (at {detail})",
     ),
-    layout.TOKENS_MISSING: (
+    statuses.TOKENS_MISSING: (
         ArgumentError,
         "{name} has {value} ids; it must have {detail}, one for each token accepted",
     ),
-    layout.BUFFERS_TOO_SMALL: (
+    statuses.BUFFERS_TOO_SMALL: (
         ArgumentError,
         "{name} is {value}, which has no room for {detail} rows of this step:"
         " make it with a larger max_tokens",
     ),
-    layout.BUFFERS_IN_USE: (
+    statuses.BUFFERS_IN_USE: (
         StepError,
         "{name} is {value}, a plan that is not committed; use buffers of another step",
     ),
-    layout.DIFFERENT_PROMPTS: (
+    statuses.DIFFERENT_PROMPTS: (
         ArgumentError,
         "{name} is {value}; it must be of a sequence with the same salt and extra keys",
     ),
-    layout.BELOW_WINDOW: (
+    statuses.BELOW_WINDOW: (
         ArgumentError,
         "{name} is {value}; it must be 0 or at least {detail},"
         " since blocks before have left the window",
     ),
-    layout.TOO_MANY_EXTRAS: (CapacityError, "{name} is {value}: max_extra_keys is reached"),
-    layout.TOO_MANY_LEASES: (CapacityError, "{name} is {value}: max_leases is reached"),
-    layout.TOO_MANY_LEASED: (CapacityError, "{name} is {value}: max_leased_blocks is reached"),
-    layout.PINNED_TOO_OFTEN: (
+    statuses.TOO_MANY_EXTRAS: (CapacityError, "{name} is {value}: max_extra_keys is reached"),
+    statuses.TOO_MANY_LEASES: (CapacityError, "{name} is {value}: max_leases is reached"),
+    statuses.TOO_MANY_LEASED: (CapacityError, "{name} is {value}: max_leased_blocks is reached"),
+    statuses.PINNED_TOO_OFTEN: (
         CapacityError,
         "{name} is {value}: a block can be covered by at most 32767 leases",
     ),
-    layout.UNKNOWN_LEASE: (LeaseError, "{name} is {value}; no such lease lasts"),
-    layout.BAD_PARENT: (
+    statuses.UNKNOWN_LEASE: (LeaseError, "{name} is {value}; no such lease lasts"),
+    statuses.BAD_PARENT: (
         PrefixError,
         "{name} is {value}; it must be a block under a caller's hash, findable and held by this"
         " interface, or one that stands before it in the call, or NO_BLOCK",
     ),
-    layout.STALE_BLOCK: (
+    statuses.STALE_BLOCK: (
         StaleHandleError,
         "{name} is {value}; it must be the handle of a block that is held or cached"
         " and was not handed out anew",
     ),
-    layout.BLOCK_OUT_OF_RANGE: (
+    statuses.BLOCK_OUT_OF_RANGE: (
         ArgumentError,
         "{name} is {value}; it must be at least 0 and below num_blocks, which is {num_blocks}",
     ),
-    layout.BLOCK_IS_FREE: (BlockError, "{name} is {value}; it must be held or cached, not free"),
-    layout.BLOCK_IS_EMPTY: (
+    statuses.BLOCK_IS_FREE: (BlockError, "{name} is {value}; it must be held or cached, not free"),
+    statuses.BLOCK_IS_EMPTY: (
         BlockError,
         "{name} is {value}; it must have tokens, but a sequence keeps it to write to later",
     ),
-    layout.BLOCK_NOT_HELD: (
+    statuses.BLOCK_NOT_HELD: (
         BlockError,
         "{name} is {value}; it must have an external hold, but none is left to release",
     ),
-    layout.HELD_TOO_OFTEN: (
+    statuses.HELD_TOO_OFTEN: (
         CapacityError,
         "{name} is {value}: a block can have at most 32767 external holds",
     ),
-    layout.PARENT_NOT_HELD: (
+    statuses.PARENT_NOT_HELD: (
         PrefixError,
         "{name} is {value}; a block that a name covers can have an external hold"
         " only together with the block before it",
     ),
-    layout.KEYS_UNKNOWN: (
+    statuses.KEYS_UNKNOWN: (
         PrefixError,
         "{name} is {value}, whose blocks' keys are not known; it must have its first blocks, all"
         " of its extra keys, and the salt of the prefix that it was attached to",
     ),
-    layout.NOT_INDEXABLE: (
+    statuses.NOT_INDEXABLE: (
         BlockError,
         "{name} is {value}; it must have external holds and no other holder,"
         " and be neither indexed nor named",
     ),
 }
+
+
+def lack_of_blocks(header: npt.NDArray[Any], needed: int, set_aside: int = 0) -> OutOfBlocksError:
+    """Make the error of a call that needs more blocks than it may use.
+
+    Parameters
+    ----------
+    header : structured, shape (1,)
+    needed : int
+        Blocks.
+    set_aside : int
+        Cached blocks that the call would hold itself.
+
+    Returns
+    -------
+    OutOfBlocksError
+    """
+    fenced, fenced_free = (
+        int(header[counter][0]) for counter in ("num_fenced_blocks", "num_fenced_free")
+    )
+    free = int(header["num_free_blocks"][0]) - fenced_free
+    evictable = int(header["num_cached_blocks"][0]) - (fenced - fenced_free)
+    return OutOfBlocksError(needed, free, evictable - set_aside, fenced)
 
 
 def fail(
@@ -193,13 +219,8 @@ def fail(
         The kind that belongs to the status.
     """
     detail = int(runtime["detail"][0])
-    if status == layout.OUT_OF_BLOCKS:
-        fenced, fenced_free = (
-            int(header[counter][0]) for counter in ("num_fenced_blocks", "num_fenced_free")
-        )
-        free = int(header["num_free_blocks"][0]) - fenced_free
-        evictable = int(header["num_cached_blocks"][0]) - (fenced - fenced_free)
-        raise OutOfBlocksError(detail, free, evictable - int(runtime["set_aside"][0]), fenced)
+    if status == statuses.OUT_OF_BLOCKS:
+        raise lack_of_blocks(header, detail, int(runtime["set_aside"][0]))
     kind, text = _REASONS[status]
     limits = (
         "max_sequences",

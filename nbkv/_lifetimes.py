@@ -8,7 +8,8 @@ import numpy.typing as npt
 from nbkv._arguments import check_count, check_vector, is_plain, refuse
 from nbkv._batches import BatchCalls
 from nbkv.kernels import failing, forget, leases, reorder, steps
-from nbkv.layout import DIFFERENT_PROMPTS, INT64, UNKNOWN_LEASE
+from nbkv.layout import INT64
+from nbkv.statuses import DIFFERENT_PROMPTS, UNKNOWN_LEASE
 
 Handles = npt.NDArray[np.int64] | npt.NDArray[np.uint64]
 

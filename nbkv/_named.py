@@ -9,7 +9,7 @@ from nbkv._arguments import check_block_ids, check_id
 from nbkv._inspection import ArenaOwner
 from nbkv.errors import PrefixError
 from nbkv.kernels import named
-from nbkv.layout import (
+from nbkv.statuses import (
     NOT_LEADING,
     PARENT_NOT_HELD,
     SEQUENCE_EXISTS,

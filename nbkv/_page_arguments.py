@@ -8,7 +8,8 @@ import numpy.typing as npt
 from nbkv._arguments import check_count, check_out, check_vector, refuse
 from nbkv._inspection import ArenaOwner
 from nbkv.kernels.inspect import find_sequence
-from nbkv.layout import NO_BLOCK, OUT_OVERLAPS, OUT_TOO_SMALL, TOO_MANY_TOKENS
+from nbkv.layout import NO_BLOCK
+from nbkv.statuses import OUT_OVERLAPS, OUT_TOO_SMALL, TOO_MANY_TOKENS
 
 Names = npt.NDArray[Any]
 Int32s = npt.NDArray[np.int32]

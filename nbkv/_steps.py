@@ -19,18 +19,17 @@ from nbkv.config import CacheConfig
 from nbkv.hashing import Tokens
 from nbkv.kernels import steps
 from nbkv.kernels.plan import PREEMPT, RAISE, STOP
-from nbkv.layout import (
+from nbkv.layout import INT32, INT64
+from nbkv.plan import StepBuffers, StepPlan
+from nbkv.statuses import (
     BAD_ACCEPTED,
     BUFFERS_IN_USE,
     BUFFERS_TOO_SMALL,
-    INT32,
-    INT64,
     NEGATIVE_COUNT,
     STEP_NOT_NEXT,
     STEP_OUTSTANDING,
     TOKENS_MISSING,
 )
-from nbkv.plan import StepBuffers, StepPlan
 
 _EXHAUSTION: Final = {"raise": RAISE, "stop": STOP, "preempt": PREEMPT}
 _INT32_MAX: Final = 2**31 - 1

@@ -11,15 +11,11 @@ from nbkv._arguments import (
     check_id,
     refuse,
 )
+from nbkv._failures import lack_of_blocks
 from nbkv._steps import StepCalls
-from nbkv.errors import OutOfBlocksError
 from nbkv.kernels import append, sequences
-from nbkv.layout import (
-    INT32,
-    SEQUENCE_EXISTS,
-    SHARE_TOO_LONG,
-    TOO_MANY_SEQUENCES,
-)
+from nbkv.layout import INT32
+from nbkv.statuses import SEQUENCE_EXISTS, SHARE_TOO_LONG, TOO_MANY_SEQUENCES
 
 _INT64_MAX = 2**63 - 1
 #: Looked up once: twice a call, in numpy and here, it took longer than an id's check.
@@ -105,7 +101,7 @@ class PagedKVCache(StepCalls):
         needed = (num_tokens - 1) // self._block_size + 1
         if needed > self._num_blocks:
             check_id("seq_id", seq_id)
-            raise OutOfBlocksError(needed, self.num_free_blocks, self.num_cached_blocks, 0)
+            raise lack_of_blocks(self._header, needed)
         out = _empty(needed, INT32)
         try:
             written = append.allocate_for_tokens(self._arena, seq_id, num_tokens, out)

@@ -2,7 +2,7 @@
 
 Importing this module makes them ready: loads them from disk, or compiles them. Call them from
 functions under `nbkv.kernel`, with `PagedKVCache.writable_arena` and `StepBuffers.data`. Where
-the facade raises they return a status below 0, one of `nbkv.layout`.
+the facade raises they return a status below 0, one of `nbkv.statuses`.
 """
 
 from nbkv._jit import ready_entry

@@ -9,7 +9,7 @@ from nbkv._inspection import ArenaOwner
 from nbkv.config import CacheConfig
 from nbkv.errors import ArgumentError
 from nbkv.kernels.buffers import SECTION_DTYPES
-from nbkv.layout import OK, OUT_OF_BLOCKS, TOO_MANY_BLOCKS
+from nbkv.statuses import OK, OUT_OF_BLOCKS, TOO_MANY_BLOCKS
 from nbkv.step_layout import (
     CHANGE_FIELDS,
     PLANNED,

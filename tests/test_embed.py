@@ -25,7 +25,7 @@ from support import INTERPRETED, compiled_allocations, make_cache
 from test_jit import copy_package, needs_compiler
 
 import nbkv
-from nbkv import embed, layout
+from nbkv import embed, statuses
 
 NUM_STEPS = 100 if INTERPRETED else 1_000
 BATCH, BUDGET = 6, 20
@@ -137,10 +137,10 @@ class TestKernels:
         arena, prompt = cache.writable_arena(), np.arange(5, dtype=np.int32)
         handle, hit = embed.admit_plain(arena, 3, prompt, 4)
         assert (handle, hit) == (cache.handle(3), 0)
-        assert embed.admit_plain(arena, 3, prompt, 4)[0] == layout.SEQUENCE_EXISTS
+        assert embed.admit_plain(arena, 3, prompt, 4)[0] == statuses.SEQUENCE_EXISTS
         handles = np.array([handle])
         assert embed.finish_rows(arena, handles) == 0
-        assert embed.finish_rows(arena, handles) == layout.STALE_HANDLE
+        assert embed.finish_rows(arena, handles) == statuses.STALE_HANDLE
 
     @needs_compiler
     def test_an_arena_that_is_read_only_is_refused(self):

@@ -13,13 +13,8 @@ from nbkv.kernels.sequences import check_new, hold_hits
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
 from nbkv.kernels.tokens import match_partial, match_tokens
 from nbkv.kernels.writing import append_block
-from nbkv.layout import (
-    NO_BLOCK,
-    OUT_OF_BLOCKS,
-    PARTIAL_HIT,
-    TOO_MANY_BLOCKS,
-    TOO_MANY_EXTRAS,
-)
+from nbkv.layout import NO_BLOCK, PARTIAL_HIT
+from nbkv.statuses import OUT_OF_BLOCKS, TOO_MANY_BLOCKS, TOO_MANY_EXTRAS
 
 _ROW_MASK = 0xFFFFFFFF
 

@@ -16,7 +16,8 @@ from nbkv.kernels.writing import (
     undo_row,
     write_row,
 )
-from nbkv.layout import TAIL_OPEN, TOKENS_PLANNED, TOO_MANY_BLOCKS, TOO_MANY_SEQUENCES
+from nbkv.layout import TAIL_OPEN
+from nbkv.statuses import TOKENS_PLANNED, TOO_MANY_BLOCKS, TOO_MANY_SEQUENCES
 
 
 @outlined_kernel

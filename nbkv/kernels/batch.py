@@ -17,14 +17,8 @@ from nbkv.kernels.writing import (
     undo_rows,
     write_row,
 )
-from nbkv.layout import (
-    IN_BATCH,
-    INDEX_WAYS,
-    OUT_TOO_SMALL,
-    TAIL_OPEN,
-    TOKENS_PLANNED,
-    UNKNOWN_SEQUENCE,
-)
+from nbkv.layout import IN_BATCH, INDEX_WAYS, TAIL_OPEN
+from nbkv.statuses import OUT_TOO_SMALL, TOKENS_PLANNED, UNKNOWN_SEQUENCE
 
 _ROW_MASK = 0xFFFFFFFF
 _NOT_IN_BATCH = 255 - IN_BATCH

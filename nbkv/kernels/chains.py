@@ -6,7 +6,7 @@ from nbkv._intrinsics import borrow
 from nbkv._jit import entry, kernel
 from nbkv.kernels.hashing import finish_extra, fold_extra, hash_block, root_hash, salt_extra
 from nbkv.kernels.state import Records
-from nbkv.layout import OK
+from nbkv.statuses import OK
 
 _NONE = np.uint64(0)
 

@@ -11,13 +11,12 @@ from nbkv.kernels.publish import publish_blocks
 from nbkv.kernels.state import Records, State, begin_report
 from nbkv.kernels.tails import close_tail
 from nbkv.kernels.window import num_leaving, slide_window
-from nbkv.layout import (
+from nbkv.layout import ROW_ACTIVE, TAIL_OPEN
+from nbkv.statuses import (
     BAD_ACCEPTED,
     BUFFERS_IN_USE,
     BUFFERS_TOO_SMALL,
-    ROW_ACTIVE,
     STEP_NOT_NEXT,
-    TAIL_OPEN,
     TOKENS_MISSING,
 )
 from nbkv.step_layout import EMPTY, PLANNED, REPORTED

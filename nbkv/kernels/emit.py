@@ -15,7 +15,7 @@ from nbkv.kernels.emit_batch import (
 )
 from nbkv.kernels.emit_slots import write_last
 from nbkv.kernels.state import Arena, Records, State, open_state
-from nbkv.layout import OUT_OVERLAPS, OUT_TOO_SMALL
+from nbkv.statuses import OUT_OVERLAPS, OUT_TOO_SMALL
 
 
 @entry("int64(uint8[::1], int64[::1], boolean, int32[::1])")

@@ -13,13 +13,8 @@ from nbkv._jit import kernel, outlined_kernel
 from nbkv.kernels.index import find_row
 from nbkv.kernels.rows import row_of
 from nbkv.kernels.state import Records, State
-from nbkv.layout import (
-    NO_BLOCK,
-    OK,
-    OUT_TOO_SMALL,
-    TOO_MANY_TOKENS,
-    UNKNOWN_SEQUENCE,
-)
+from nbkv.layout import NO_BLOCK
+from nbkv.statuses import OK, OUT_TOO_SMALL, TOO_MANY_TOKENS, UNKNOWN_SEQUENCE
 
 _ROW_MASK = 0xFFFFFFFF
 # How many sequences ahead their rows are fetched.

@@ -12,7 +12,8 @@ from nbkv.kernels.emit_batch import (
     table_start,
 )
 from nbkv.kernels.state import Arena, Records, open_state
-from nbkv.layout import NO_BLOCK, OUT_OVERLAPS
+from nbkv.layout import NO_BLOCK
+from nbkv.statuses import OUT_OVERLAPS
 
 
 @entry("int64(uint8[::1], int64[::1], boolean, int32[::1], int32, int32[:, ::1])")

@@ -14,7 +14,7 @@ from nbkv.kernels.emit_batch import (
     write_slots,
 )
 from nbkv.kernels.state import Arena, Records, State, open_state
-from nbkv.layout import OUT_OVERLAPS, OUT_TOO_SMALL, TOO_MANY_TOKENS
+from nbkv.statuses import OUT_OVERLAPS, OUT_TOO_SMALL, TOO_MANY_TOKENS
 
 
 @outlined_kernel

@@ -7,7 +7,8 @@ from nbkv.kernels.extras import extra_at
 from nbkv.kernels.hashing import hash_block, root_hash
 from nbkv.kernels.rows import row_of
 from nbkv.kernels.state import Arena, Records, State, open_state
-from nbkv.layout import CALLER_KEYED, INDEXED, KEYS_UNKNOWN, UNINDEXABLE
+from nbkv.layout import CALLER_KEYED, INDEXED, UNINDEXABLE
+from nbkv.statuses import KEYS_UNKNOWN
 
 _KEYED = INDEXED | CALLER_KEYED
 

@@ -13,16 +13,12 @@ from nbkv.kernels.holding import hold_block, make_room
 from nbkv.kernels.prefix import detach_block
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
 from nbkv.kernels.writing import check_room
-from nbkv.layout import (
+from nbkv.layout import FREE, INDEXED, NAMED, NO_BLOCK, NO_ROW
+from nbkv.statuses import (
     BLOCK_IS_EMPTY,
     BLOCK_IS_FREE,
     BLOCK_OUT_OF_RANGE,
-    FREE,
     HELD_TOO_OFTEN,
-    INDEXED,
-    NAMED,
-    NO_BLOCK,
-    NO_ROW,
     PARENT_NOT_HELD,
     STALE_BLOCK,
 )

@@ -6,15 +6,8 @@ from nbkv._jit import entry, kernel
 from nbkv.kernels.external import BLOCK_MASK, block_handle, block_of
 from nbkv.kernels.prefix import find_child, index_block
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
-from nbkv.layout import (
-    BAD_PARENT,
-    CALLER_KEYED,
-    DETACHED,
-    INDEXED,
-    NAMED,
-    NO_BLOCK,
-    NOT_INDEXABLE,
-)
+from nbkv.layout import CALLER_KEYED, DETACHED, INDEXED, NAMED, NO_BLOCK
+from nbkv.statuses import BAD_PARENT, NOT_INDEXABLE
 
 _LINKED = INDEXED | NAMED
 _KINDS = INDEXED | CALLER_KEYED | DETACHED

@@ -10,13 +10,8 @@ from nbkv.kernels.names import drop_names_over
 from nbkv.kernels.prefix import unindex_block
 from nbkv.kernels.rows import cut_row, handle_of, has_planned, least_tokens
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
-from nbkv.layout import (
-    FREE,
-    INDEXED,
-    ROW_ACTIVE,
-    STEP_UNKNOWN,
-    STEPS_UNCOMMITTED,
-)
+from nbkv.layout import FREE, INDEXED, ROW_ACTIVE
+from nbkv.statuses import STEP_UNKNOWN, STEPS_UNCOMMITTED
 
 
 @kernel

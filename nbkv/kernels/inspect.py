@@ -6,7 +6,8 @@ from nbkv._jit import entry
 from nbkv.kernels.index import find_row
 from nbkv.kernels.rows import handle_of
 from nbkv.kernels.state import Arena, Records, open_state
-from nbkv.layout import HELD, NO_ROW, UNKNOWN_SEQUENCE
+from nbkv.layout import HELD, NO_ROW
+from nbkv.statuses import UNKNOWN_SEQUENCE
 
 
 @entry("int64(uint8[::1], uint64)")

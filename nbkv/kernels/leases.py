@@ -9,17 +9,8 @@ from nbkv.kernels.rows import row_of
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
 from nbkv.kernels.tails import close_tail
 from nbkv.kernels.victim import insert_cached
-from nbkv.layout import (
-    HELD,
-    INDEXED,
-    NAMED,
-    NO_BLOCK,
-    NO_ROW,
-    PINNED_TOO_OFTEN,
-    TOO_MANY_LEASED,
-    TOO_MANY_LEASES,
-    UNKNOWN_LEASE,
-)
+from nbkv.layout import HELD, INDEXED, NAMED, NO_BLOCK, NO_ROW
+from nbkv.statuses import PINNED_TOO_OFTEN, TOO_MANY_LEASED, TOO_MANY_LEASES, UNKNOWN_LEASE
 
 _LINKED = INDEXED | NAMED
 _LEASE_BITS = 32

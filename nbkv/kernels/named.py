@@ -10,17 +10,12 @@ from nbkv.kernels.names import add_name, copy_name, drop_name
 from nbkv.kernels.rows import open_row
 from nbkv.kernels.sequences import check_new
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
-from nbkv.layout import (
-    CALLER_KEYED,
-    DETACHED,
-    INDEXED,
+from nbkv.layout import CALLER_KEYED, DETACHED, INDEXED, NAMED, NO_BLOCK, ROW_ACTIVE
+from nbkv.statuses import (
     NAME_TAKEN,
-    NAMED,
     NAMED_TOO_OFTEN,
-    NO_BLOCK,
     NOT_LEADING,
     PARENT_NOT_HELD,
-    ROW_ACTIVE,
     TOO_MANY_BLOCKS,
     TOO_MANY_NAMES,
     UNKNOWN_NAME,

@@ -32,13 +32,8 @@ from nbkv.kernels.writing import (
     undo_rows,
     write_row,
 )
-from nbkv.layout import (
-    BUFFERS_IN_USE,
-    BUFFERS_TOO_SMALL,
-    IN_BATCH,
-    STEP_OUTSTANDING,
-    TAIL_OPEN,
-)
+from nbkv.layout import IN_BATCH, TAIL_OPEN
+from nbkv.statuses import BUFFERS_IN_USE, BUFFERS_TOO_SMALL, STEP_OUTSTANDING
 from nbkv.step_layout import PLANNED
 
 RAISE = 0

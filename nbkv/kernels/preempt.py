@@ -13,14 +13,8 @@ from nbkv.kernels.fence import must_fence, num_usable
 from nbkv.kernels.rows import close_row, handle_of, row_of
 from nbkv.kernels.state import Records, State
 from nbkv.kernels.writing import mark_row, undo_row, undo_rows
-from nbkv.layout import (
-    DEFERRED,
-    DUPLICATE_SEQUENCE,
-    IN_BATCH,
-    NO_BLOCK,
-    OUT_OF_BLOCKS,
-    PREEMPTED,
-)
+from nbkv.layout import DEFERRED, IN_BATCH, NO_BLOCK, PREEMPTED
+from nbkv.statuses import DUPLICATE_SEQUENCE, OUT_OF_BLOCKS
 
 _ROW_MASK = 0xFFFFFFFF
 _NOT_MARKED = 255 - IN_BATCH - DEFERRED - PREEMPTED

@@ -9,7 +9,8 @@ from nbkv.kernels.free_list import release_free
 from nbkv.kernels.prefix import detach_block
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
 from nbkv.kernels.victim import insert_cached
-from nbkv.layout import BLOCK_NOT_HELD, HELD, INDEXED, NAMED, NO_BLOCK, PARENT_NOT_HELD
+from nbkv.layout import HELD, INDEXED, NAMED, NO_BLOCK
+from nbkv.statuses import BLOCK_NOT_HELD, PARENT_NOT_HELD
 
 _LINKED = INDEXED | NAMED
 # In the link of a block let go, until it is CACHED: its turn is over, it has been counted,

@@ -15,16 +15,8 @@ from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
 from nbkv.kernels.steps import check_handles
 from nbkv.kernels.tails import close_tail
 from nbkv.kernels.victim import insert_cached
-from nbkv.layout import (
-    DIFFERENT_PROMPTS,
-    HELD,
-    INDEXED,
-    NAMED,
-    NO_BLOCK,
-    PARTIAL_HIT,
-    TAIL_OPEN,
-    UNINDEXABLE,
-)
+from nbkv.layout import HELD, INDEXED, NAMED, NO_BLOCK, PARTIAL_HIT, TAIL_OPEN, UNINDEXABLE
+from nbkv.statuses import DIFFERENT_PROMPTS
 
 _LINKED = INDEXED | NAMED
 _TAKEN_FLAGS = UNINDEXABLE | PARTIAL_HIT

@@ -16,10 +16,10 @@ from nbkv.layout import (
     PARTIAL_HIT,
     ROW_ACTIVE,
     ROW_FREE,
-    STALE_HANDLE,
     TAIL_OPEN,
     UNINDEXABLE,
 )
+from nbkv.statuses import STALE_HANDLE
 
 _KEYED = INDEXED | CALLER_KEYED
 _NOT_PARTIAL = 255 - PARTIAL_HIT

@@ -11,19 +11,15 @@ from nbkv.kernels.rows import close_row, cut_row, handle_of, has_room, least_tok
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
 from nbkv.kernels.tails import must_copy
 from nbkv.kernels.writing import check_room, mark_copy, settle_copies, write_row
-from nbkv.layout import (
+from nbkv.layout import HELD, INDEXED, NO_BLOCK, PARTIAL_HIT, UNINDEXABLE
+from nbkv.statuses import (
     BELOW_WINDOW,
-    HELD,
-    INDEXED,
-    NO_BLOCK,
-    PARTIAL_HIT,
     SEQUENCE_EXISTS,
     SHARE_TOO_LONG,
     TOO_MANY_BLOCKS,
     TOO_MANY_EXTRAS,
     TOO_MANY_SEQUENCES,
     TOO_MANY_TOKENS,
-    UNINDEXABLE,
     UNKNOWN_SEQUENCE,
 )
 

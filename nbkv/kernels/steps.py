@@ -10,10 +10,10 @@ from nbkv.kernels.index import find_row
 from nbkv.kernels.plan import plan_entries
 from nbkv.kernels.rows import close_row, handle_of, row_of
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
-from nbkv.layout import (
+from nbkv.layout import IN_BATCH
+from nbkv.statuses import (
     BUFFERS_TOO_SMALL,
     DUPLICATE_SEQUENCE,
-    IN_BATCH,
     NEGATIVE_COUNT,
     STEP_UNKNOWN,
     UNKNOWN_SEQUENCE,

@@ -11,18 +11,8 @@ from nbkv.kernels.free_list import allocate, allocate_run
 from nbkv.kernels.holding import settle_block
 from nbkv.kernels.state import Records, State
 from nbkv.kernels.tails import close_tail, must_copy, open_tail, set_tail
-from nbkv.layout import (
-    COPY_FIELDS,
-    COPY_TAIL,
-    DUPLICATE_SEQUENCE,
-    HELD,
-    IN_BATCH,
-    NEGATIVE_COUNT,
-    OUT_OF_BLOCKS,
-    PARTIAL_HIT,
-    TAIL_OPEN,
-    TOO_MANY_BLOCKS,
-)
+from nbkv.layout import COPY_FIELDS, COPY_TAIL, HELD, IN_BATCH, PARTIAL_HIT, TAIL_OPEN
+from nbkv.statuses import DUPLICATE_SEQUENCE, NEGATIVE_COUNT, OUT_OF_BLOCKS, TOO_MANY_BLOCKS
 
 _NOT_MARKED = 255 - IN_BATCH - COPY_TAIL
 

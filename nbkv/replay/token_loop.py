@@ -15,7 +15,7 @@ from nbkv.embed import (
     open_state,
     plan_step,
 )
-from nbkv.layout import OUT_OF_BLOCKS
+from nbkv.statuses import OUT_OF_BLOCKS
 
 # What is counted, by position.
 HIT_TOKENS = 0

@@ -6,7 +6,7 @@ from page_support import CANARY, canaries, plant_hole
 from support import make_cache
 
 from nbkv.kernels import emit
-from nbkv.layout import OUT_OVERLAPS, OUT_TOO_SMALL
+from nbkv.statuses import OUT_OVERLAPS, OUT_TOO_SMALL
 
 NONE = np.empty(0, np.int32)
 NO_SLOTS = np.empty(0, np.int64)

@@ -9,7 +9,7 @@ from nbkv._jit import kernel
 from nbkv.kernels.emit import seq_lens
 from nbkv.kernels.emit_batch import check_batch, overlaps
 from nbkv.kernels.state import open_state
-from nbkv.layout import OUT_TOO_SMALL, STALE_HANDLE, TOO_MANY_TOKENS, UNKNOWN_SEQUENCE
+from nbkv.statuses import OUT_TOO_SMALL, STALE_HANDLE, TOO_MANY_TOKENS, UNKNOWN_SEQUENCE
 
 NONE = np.empty(0, np.int32)
 

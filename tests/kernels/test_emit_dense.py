@@ -6,7 +6,7 @@ from support import make_cache
 
 import nbkv
 from nbkv.kernels import emit_dense
-from nbkv.layout import OUT_TOO_SMALL
+from nbkv.statuses import OUT_TOO_SMALL
 
 NONE = np.empty(0, np.int32)
 

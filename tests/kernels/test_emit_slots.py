@@ -6,7 +6,7 @@ from page_support import CANARY, canaries, plant_hole
 from support import make_cache
 
 from nbkv.kernels import emit_slots
-from nbkv.layout import OUT_TOO_SMALL, TOO_MANY_TOKENS
+from nbkv.statuses import OUT_TOO_SMALL, TOO_MANY_TOKENS
 
 
 @pytest.mark.parametrize(
