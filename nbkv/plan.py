@@ -9,7 +9,7 @@ from nbkv._inspection import ArenaOwner
 from nbkv.config import CacheConfig
 from nbkv.errors import ArgumentError
 from nbkv.kernels.buffers import SECTION_DTYPES
-from nbkv.layout import OK, OUT_OF_BLOCKS, TOO_MANY_BLOCKS
+from nbkv.layout import BUFFERS_TOO_SMALL, OK, OUT_OF_BLOCKS, TOO_MANY_BLOCKS
 from nbkv.step_layout import (
     CHANGE_FIELDS,
     PLANNED,
@@ -22,7 +22,12 @@ from nbkv.step_layout import (
 
 _ALIGNMENT: Final = 64
 _DEFAULT_TOKENS: Final = 8192
-_STATUS_NAMES: Final = {OK: "ok", OUT_OF_BLOCKS: "out_of_blocks", TOO_MANY_BLOCKS: "too_long"}
+_STATUS_NAMES: Final = {
+    OK: "ok",
+    OUT_OF_BLOCKS: "out_of_blocks",
+    TOO_MANY_BLOCKS: "too_long",
+    BUFFERS_TOO_SMALL: "no_room",
+}
 
 
 def _pad(size: int) -> int:
@@ -207,7 +212,10 @@ class StepPlan:
 
     @property
     def status(self) -> str:
-        """``"ok"``, or why `step` planned nothing: ``"out_of_blocks"``, ``"too_long"``."""
+        """``"ok"``, or why `step` planned nothing.
+
+        ``"out_of_blocks"``; ``"too_long"``: a table would be; ``"no_room"``: in the buffers.
+        """
         status = self._count("status")
         return _STATUS_NAMES.get(status, f"status {status}")
 
