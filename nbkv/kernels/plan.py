@@ -19,7 +19,7 @@ from nbkv.kernels.buffers import (
 )
 from nbkv.kernels.fence import num_usable
 from nbkv.kernels.holding import make_room
-from nbkv.kernels.preempt import check_sizes, check_victims, select_survivors
+from nbkv.kernels.preempt import check_victims, select_survivors
 from nbkv.kernels.rows import row_of
 from nbkv.kernels.state import Records, State, begin_report
 from nbkv.kernels.writing import (
@@ -36,6 +36,7 @@ from nbkv.layout import (
     BUFFERS_IN_USE,
     BUFFERS_TOO_SMALL,
     IN_BATCH,
+    OUT_OF_BLOCKS,
     STEP_OUTSTANDING,
     TAIL_OPEN,
 )
@@ -105,7 +106,7 @@ def plan_entries(
     if status == 0 and on_exhaustion == RAISE:
         status = np.int64(check_room(state, needed))
     if status == 0 and on_exhaustion == PREEMPT and needed > num_usable(state):
-        status = np.int64(check_sizes(state, size, counts, num_ahead))
+        status = np.int64(_check_sizes(state, size, counts, num_ahead))
     if status < 0:
         undo_rows(state, 0, size)
         return status
@@ -196,6 +197,23 @@ def _check_buffers(state: State, step: Step, counts: Records, size: int, needed:
         state.runtime["detail"][0] = needed
         return BUFFERS_TOO_SMALL
     return 0
+
+
+@outlined_kernel
+def _check_sizes(state: State, size: int, counts: Records, num_ahead: int) -> int:
+    """Tell whether each entry of a marked batch fits into a pool of its own: 0 or a status."""
+    stride = 1 if counts.size > 1 else 0
+    header = state.header
+    block_size = header["block_size"][0]
+    for i in range(size):
+        row = np.int64(state.scratch[i])
+        reach = np.int64(state.sequences["num_tokens"][row]) + np.int64(counts[i * stride])
+        columns = (reach + num_ahead + block_size - 1) // block_size
+        if columns - np.int64(state.sequences["first_block"][row]) > header["num_blocks"][0]:
+            state.runtime["detail"][0] = columns - np.int64(state.sequences["num_blocks"][row])
+            state.runtime["set_aside"][0] = 0
+            return np.int64(OUT_OF_BLOCKS)
+    return np.int64(0)
 
 
 @kernel

@@ -18,7 +18,6 @@ from nbkv.layout import (
     DUPLICATE_SEQUENCE,
     IN_BATCH,
     NO_BLOCK,
-    OUT_OF_BLOCKS,
     PREEMPTED,
 )
 
@@ -47,7 +46,7 @@ def select_survivors(
     size : int
         Entries of the batch.
     counts, num_ahead, ranks, victims
-        As `plan_entries` takes them, past `check_sizes` and `check_victims`.
+        As `plan_entries` takes them, all of them checked.
 
     Returns
     -------
@@ -102,37 +101,6 @@ def _recount_needs(state: State, step: Step, size: int, counts: Records, num_ahe
     _count_needs(state, size, counts, num_ahead)
     for i in range(step.header["num_preempted"][0]):
         _let_go(state, np.int64(step.preempted["handle"][i]) & _ROW_MASK, False)
-
-
-@outlined_kernel
-def check_sizes(state: State, size: int, counts: Records, num_ahead: int) -> int:
-    """Tell whether each entry fits into a pool of its own: 0 or a status.
-
-    Parameters
-    ----------
-    state : State
-        ``scratch`` has the rows of the batch.
-    size : int
-        Entries of the batch.
-    counts, num_ahead
-        As `plan_entries` takes them.
-
-    Returns
-    -------
-    int
-    """
-    stride = 1 if counts.size > 1 else 0
-    header = state.header
-    block_size = header["block_size"][0]
-    for i in range(size):
-        row = np.int64(state.scratch[i])
-        reach = np.int64(state.sequences["num_tokens"][row]) + np.int64(counts[i * stride])
-        columns = (reach + num_ahead + block_size - 1) // block_size
-        if columns - np.int64(state.sequences["first_block"][row]) > header["num_blocks"][0]:
-            state.runtime["detail"][0] = columns - np.int64(state.sequences["num_blocks"][row])
-            state.runtime["set_aside"][0] = 0
-            return np.int64(OUT_OF_BLOCKS)
-    return np.int64(0)
 
 
 @kernel

@@ -40,7 +40,7 @@ def test_without_a_plan_outstanding_a_step_only_plans() -> None:
     [
         (6, 5, 0, "out_of_blocks", 6),
         (64, 2 * 20, 0, "too_long", None),
-        (64, 1, 30, "no_room", 30),
+        (64, 1, 30, "no_room", 32),
     ],
 )
 def test_what_has_no_room_is_told_after_the_commit(
