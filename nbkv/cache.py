@@ -15,6 +15,7 @@ from nbkv._steps import StepCalls
 from nbkv.errors import OutOfBlocksError
 from nbkv.kernels import append, sequences
 from nbkv.layout import (
+    BELOW_WINDOW,
     INT32,
     SEQUENCE_EXISTS,
     SHARE_TOO_LONG,
@@ -221,6 +222,8 @@ class PagedKVCache(StepCalls):
         Raises
         ------
         UnknownSequenceError, DuplicateSequenceError, PrefixError, CapacityError
+        ArgumentError
+            It would end among blocks that the window has left behind.
         """
         count = check_count("num_blocks", num_blocks)
         self._share(src, dst, min(count, _INT64_MAX))
@@ -244,6 +247,10 @@ class PagedKVCache(StepCalls):
         status = sequences.share_prefix(self._arena, source, number, num_blocks)
         if status == SHARE_TOO_LONG:
             self._fail(status, "num_blocks", num_blocks)
+        if status == BELOW_WINDOW:
+            least = int(self._runtime["detail"][0])
+            allowed = f"at least {least}, since blocks before have left the window"
+            refuse("num_blocks", num_blocks, allowed)
         if status in _BLAMES_NEW_SEQUENCE:
             self._fail(status, "dst", dst)
         if status < 0:
@@ -263,7 +270,7 @@ class PagedKVCache(StepCalls):
         ------
         UnknownSequenceError
         ArgumentError
-            More than the sequence has.
+            More than the sequence has, or so few that its window would have holes.
         """
         count = min(check_count("num_tokens", num_tokens), _INT64_MAX)
         status = sequences.truncate(self._arena, check_id("seq_id", seq_id), count)
