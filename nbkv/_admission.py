@@ -145,7 +145,13 @@ class Admission(KeyExports):
         Returns
         -------
         bool
+
+        Raises
+        ------
+        TypeError, ArgumentError
         """
+        if not isinstance(match, PrefixMatch):
+            raise TypeError(f"match is {match!r}; it must be a nbkv.PrefixMatch")
         tokens = match.num_tokens
         if reserve_tokens is not None:
             tokens = check_count("reserve_tokens", reserve_tokens)
@@ -183,9 +189,10 @@ class Admission(KeyExports):
         must_fit : bool
             Refuse unless the whole prompt would fit now, the watermark left usable.
         arrival : int, optional
-            Its place in the order of arrival: of a preempted sequence the one it had.
+            Its place in the order of arrival, int64 from 0 on: of a preempted sequence the
+            one it had.
         owner : int
-            A tag of the caller's, int32.
+            A tag of the caller's, int32 from 0 on.
 
         Returns
         -------
@@ -210,10 +217,8 @@ class Admission(KeyExports):
                 self._fail(admitted[0], "seq_id", seq_id)
             return admitted
         reserved = min(check_count("reserve_tokens", reserve_tokens), _INT32_MAX * 2**15)
-        order = -1
-        if arrival is not None:
-            order = min(check_count("arrival", arrival), _INT64_MAX)
-        tag = min(check_count("owner", owner), _INT32_MAX)
+        order = -1 if arrival is None else check_count("arrival", arrival, _INT64_MAX)
+        tag = check_count("owner", owner, _INT32_MAX)
         low, high = _NO_SALT if salt is None else _words(salt)
         extras = _NO_EXTRAS if extra_keys == () else normalize_extra_keys(extra_keys)
         handle = admit.admit(

@@ -50,13 +50,14 @@ def check_id(name: str, value: object) -> int:
     return number
 
 
-def check_count(name: str, value: object) -> int:
+def check_count(name: str, value: object, most: int | None = None) -> int:
     """Check a count: any integer from 0 on.
 
     Parameters
     ----------
     name : str
     value : object
+    most : int, optional
 
     Returns
     -------
@@ -67,9 +68,9 @@ def check_count(name: str, value: object) -> int:
     TypeError
         It is not an integer (a bool is not one).
     ArgumentError
-        It is negative.
+        It is negative, or above `most`.
     """
-    if type(value) is int and value >= 0:
+    if type(value) is int and value >= 0 and most is None:
         return value
     try:
         number = operator.index(value)  # type: ignore[arg-type]
@@ -82,6 +83,8 @@ def check_count(name: str, value: object) -> int:
         raise TypeError(f"{name} is {value!r}; it must be an integer")
     if number < 0:
         refuse(name, value, "at least 0")
+    if most is not None and number > most:
+        refuse(name, value, f"0 to {most}")
     return number
 
 

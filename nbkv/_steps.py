@@ -152,6 +152,8 @@ class StepCalls(Lifetimes):
         """
         if not isinstance(plan, StepPlan):
             raise TypeError(f"plan is {plan!r}; it must be a nbkv.StepPlan")
+        if not plan.buffers.is_writable:
+            refuse("plan", plan, "in memory that is writable")
         buffers = plan.buffers if out is None else self._buffers_for(out)
         accepted, ids, has_tokens = self._check_committed(num_accepted, tokens)
         status = steps.commit_step(
@@ -226,6 +228,8 @@ class StepCalls(Lifetimes):
 
     def _buffers_for(self, out: StepBuffers | None) -> StepBuffers:
         if type(out) is StepBuffers:
+            if not out.is_writable:
+                refuse("out", out.plan, "in memory that is writable")
             return out
         if out is None:
             return StepBuffers.for_cache(self)

@@ -15,7 +15,7 @@ from nbkv._failures import lack_of_blocks
 from nbkv._steps import StepCalls
 from nbkv.kernels import append, sequences
 from nbkv.layout import INT32
-from nbkv.statuses import SEQUENCE_EXISTS, SHARE_TOO_LONG, TOO_MANY_SEQUENCES
+from nbkv.statuses import BELOW_WINDOW, SEQUENCE_EXISTS, SHARE_TOO_LONG, TOO_MANY_SEQUENCES
 
 _INT64_MAX = 2**63 - 1
 #: Looked up once: twice a call, in numpy and here, it took longer than an id's check.
@@ -217,6 +217,8 @@ class PagedKVCache(StepCalls):
         Raises
         ------
         UnknownSequenceError, DuplicateSequenceError, PrefixError, CapacityError
+        ArgumentError
+            It would end among blocks that the window has left behind.
         """
         count = check_count("num_blocks", num_blocks)
         self._share(src, dst, min(count, _INT64_MAX))
@@ -240,6 +242,10 @@ class PagedKVCache(StepCalls):
         status = sequences.share_prefix(self._arena, source, number, num_blocks)
         if status == SHARE_TOO_LONG:
             self._fail(status, "num_blocks", num_blocks)
+        if status == BELOW_WINDOW:
+            least = int(self._runtime["detail"][0])
+            allowed = f"at least {least}, since blocks before have left the window"
+            refuse("num_blocks", num_blocks, allowed)
         if status in _BLAMES_NEW_SEQUENCE:
             self._fail(status, "dst", dst)
         if status < 0:
@@ -259,7 +265,7 @@ class PagedKVCache(StepCalls):
         ------
         UnknownSequenceError
         ArgumentError
-            More than the sequence has.
+            More than the sequence has, or so few that its window would have holes.
         """
         count = min(check_count("num_tokens", num_tokens), _INT64_MAX)
         status = sequences.truncate(self._arena, check_id("seq_id", seq_id), count)

@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nbkv._inspection import ArenaOwner
+from nbkv._step_bytes import ALIGNMENT, check_bytes, pad, section_bytes, total_bytes
 from nbkv.config import CacheConfig
 from nbkv.errors import ArgumentError
 from nbkv.kernels.buffers import SECTION_DTYPES
-from nbkv.statuses import OK, OUT_OF_BLOCKS, TOO_MANY_BLOCKS
+from nbkv.statuses import BUFFERS_TOO_SMALL, OK, OUT_OF_BLOCKS, TOO_MANY_BLOCKS
 from nbkv.step_layout import (
     CHANGE_FIELDS,
     PLANNED,
@@ -20,44 +21,12 @@ from nbkv.step_layout import (
     STEP_VERSION,
 )
 
-_ALIGNMENT: Final = 64
-_DEFAULT_TOKENS: Final = 8192
-_STATUS_NAMES: Final = {OK: "ok", OUT_OF_BLOCKS: "out_of_blocks", TOO_MANY_BLOCKS: "too_long"}
-
-
-def _pad(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def _check_tokens(config: CacheConfig, max_tokens: int | None) -> int:
-    """Check the most tokens that buffers are to hold, or choose it."""
-    if max_tokens is None:
-        return max(_DEFAULT_TOKENS, 2 * config.max_sequences)
-    if not isinstance(max_tokens, (int, np.integer)) or max_tokens < 1:
-        raise ArgumentError(f"max_tokens is {max_tokens!r}; it must be an integer, at least 1")
-    return int(max_tokens)
-
-
-def _section_bytes(config: CacheConfig, max_tokens: int) -> dict[str, int]:
-    """Compute each section's bytes: the most that a plan, and commits before it, may write."""
-    rows = config.max_sequences
-    # Each entry opens, copies or completes at most two blocks beside those it fills.
-    changes = 2 * (max_tokens // config.block_size + 2 * rows)
-    if config.window is not None:
-        changes += config.table_width
-    lengths = {
-        "slots": max_tokens,
-        "changes": CHANGE_FIELDS * changes,
-        "copies": STEP_COPY_FIELDS * rows,
-        "evicted": changes,
-    }
-    return {
-        name: dtype.itemsize * lengths.get(name, rows) for name, dtype in SECTION_DTYPES.items()
-    }
-
-
-def _total_bytes(sizes: dict[str, int]) -> int:
-    return STEP_HEADER_BYTES + sum(_pad(size) for size in sizes.values())
+_STATUS_NAMES: Final = {
+    OK: "ok",
+    OUT_OF_BLOCKS: "out_of_blocks",
+    TOO_MANY_BLOCKS: "too_long",
+    BUFFERS_TOO_SMALL: "no_room",
+}
 
 
 class StepBuffers:
@@ -68,13 +37,16 @@ class StepBuffers:
 
     Parameters
     ----------
-    data : uint8 array, C-contiguous, 64-byte aligned
-        Step buffers' bytes, made by `for_cache` here or in another process.
+    data : uint8 array, C-contiguous, 8-byte aligned
+        Step buffers' bytes, made by `for_cache` here or in another process. Read-only ones
+        can be looked at, not planned into.
 
     Attributes
     ----------
     data : uint8 array
         All of it: copying these bytes hands the plan to another process.
+    is_writable : bool
+        Whether a step may be made in it.
     plan : StepPlan
         What is in it.
 
@@ -84,27 +56,12 @@ class StepBuffers:
         The bytes are not step buffers of this version.
     """
 
-    __slots__ = ("data", "plan")
+    __slots__ = ("data", "is_writable", "plan")
 
     def __init__(self, data: npt.NDArray[np.uint8]) -> None:
-        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 1:
-            raise ArgumentError(f"data is {data!r:.60}; it must be a uint8 array, one-dimensional")
-        if data.size < STEP_HEADER_BYTES or not data.flags.c_contiguous:
-            raise ArgumentError(
-                f"data has {data.size} bytes; it must be contiguous and at least"
-                f" {STEP_HEADER_BYTES}, what a header takes"
-            )
-        header = data[: STEP_HEADER_DTYPE.itemsize].view(STEP_HEADER_DTYPE)
-        magic, version = int(header["magic"][0]), int(header["version"][0])
-        if magic != STEP_MAGIC or version != STEP_VERSION:
-            raise ArgumentError(
-                f"data begins with {magic:#x}, version {version}; it must be step buffers,"
-                f" {STEP_MAGIC:#x}, version {STEP_VERSION}"
-            )
-        size = int(header["buffer_bytes"][0])
-        if data.size < size:
-            raise ArgumentError(f"data has {data.size} bytes; its header says {size}")
+        check_bytes(data)
         self.data = data
+        self.is_writable = bool(data.flags.writeable)
         self.plan = StepPlan(self)
 
     @classmethod
@@ -133,19 +90,21 @@ class StepBuffers:
         Raises
         ------
         ArgumentError
-            max_tokens is below 1, or `memory` will not do.
+            max_tokens is out of range, or `memory` will not do.
         """
-        sizes = _section_bytes(cache.config, _check_tokens(cache.config, max_tokens))
-        total = _total_bytes(sizes)
+        sizes = section_bytes(_config_of(cache), max_tokens)
+        total = total_bytes(sizes)
         if memory is None:
-            raw = np.zeros(total + _ALIGNMENT, np.uint8)
-            shift = -raw.ctypes.data % _ALIGNMENT
+            raw = np.zeros(total + ALIGNMENT, np.uint8)
+            shift = -raw.ctypes.data % ALIGNMENT
             memory = raw[shift : shift + total]
+        elif not isinstance(memory, np.ndarray):
+            raise TypeError(f"memory is a {type(memory).__name__}; it must be a numpy array")
         elif (
             memory.dtype != np.uint8
             or memory.ndim != 1
             or not memory.flags.carray
-            or memory.ctypes.data % _ALIGNMENT
+            or memory.ctypes.data % ALIGNMENT
             or memory.size < total
         ):
             raise ArgumentError(
@@ -161,13 +120,19 @@ class StepBuffers:
         for name, size in sizes.items():
             header[f"{name}_start"] = start
             header[f"{name}_end"] = start + size
-            start += _pad(size)
+            start += pad(size)
         return cls(memory)
 
     @staticmethod
     def num_bytes(cache: ArenaOwner, max_tokens: int | None = None) -> int:
         """Return the bytes that `for_cache` needs as ``memory``."""
-        return _total_bytes(_section_bytes(cache.config, _check_tokens(cache.config, max_tokens)))
+        return total_bytes(section_bytes(_config_of(cache), max_tokens))
+
+
+def _config_of(cache: object) -> CacheConfig:
+    if not isinstance(cache, ArenaOwner):
+        raise TypeError(f"cache is {cache!r}; it must be a nbkv.PagedKVCache")
+    return cache.config
 
 
 class StepPlan:
@@ -215,7 +180,10 @@ class StepPlan:
 
     @property
     def status(self) -> str:
-        """``"ok"``, or why `step` planned nothing: ``"out_of_blocks"``, ``"too_long"``."""
+        """``"ok"``, or why `step` planned nothing.
+
+        ``"out_of_blocks"``; ``"too_long"``: a table would be; ``"no_room"``: in the buffers.
+        """
         status = self._count("status")
         return _STATUS_NAMES.get(status, f"status {status}")
 

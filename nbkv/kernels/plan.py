@@ -19,7 +19,7 @@ from nbkv.kernels.buffers import (
 )
 from nbkv.kernels.fence import num_usable
 from nbkv.kernels.holding import make_room
-from nbkv.kernels.preempt import select_survivors
+from nbkv.kernels.preempt import check_victims, select_survivors
 from nbkv.kernels.rows import row_of
 from nbkv.kernels.state import Records, State, begin_report
 from nbkv.kernels.writing import (
@@ -33,7 +33,7 @@ from nbkv.kernels.writing import (
     write_row,
 )
 from nbkv.layout import IN_BATCH, TAIL_OPEN
-from nbkv.statuses import BUFFERS_IN_USE, BUFFERS_TOO_SMALL, STEP_OUTSTANDING
+from nbkv.statuses import BUFFERS_IN_USE, BUFFERS_TOO_SMALL, OUT_OF_BLOCKS, STEP_OUTSTANDING
 from nbkv.step_layout import PLANNED
 
 RAISE = 0
@@ -91,37 +91,36 @@ def plan_entries(
     if size + victims.size > step.entries.size:
         state.runtime["detail"][0] = size + victims.size
         return BUFFERS_TOO_SMALL
-    needed = np.int64(_mark_entries(state, step, handles, counts, num_ahead))
+    needed = np.int64(_mark_entries(state, handles, counts, num_ahead))
     if needed < 0:
         return needed
-    status = np.int64(_check_buffers(state, step, counts, size, needed))
+    status = np.int64(check_victims(state, size, victims))
+    if status == 0:
+        status = np.int64(_check_buffers(state, step, counts, size, needed))
     if status == 0 and on_exhaustion == RAISE:
         status = np.int64(check_room(state, needed))
+    if status == 0 and on_exhaustion == PREEMPT and needed > num_usable(state):
+        status = np.int64(_check_sizes(state, size, counts, num_ahead))
     if status < 0:
         undo_rows(state, 0, size)
         return status
-    forget_plan(step)
+    _begin_plan(step, size)
     if needed > num_usable(state):
         undo_rows(state, 0, size)
         if on_exhaustion == STOP:
             size = np.int64(_longest_prefix(state, counts, size, num_ahead))
         else:
             size = np.int64(select_survivors(state, step, size, counts, num_ahead, ranks, victims))
-            if size < 0:
-                return size
         needed = np.int64(_mark_again(state, step, counts, size, num_ahead))
     _write_entries(state, step, counts, size, needed, num_ahead)
     return size
 
 
 @kernel
-def _mark_entries(
-    state: State, step: Step, handles: Records, counts: Records, num_ahead: int
-) -> int:
+def _mark_entries(state: State, handles: Records, counts: Records, num_ahead: int) -> int:
     """Check and mark every entry: blocks needed in all, or a status and no marks."""
     stride = 1 if counts.size > 1 else 0
     needed = np.int64(0)
-    survivors = step.survivors
     sequences = state.sequences
     for i in range(handles.size):
         if i + _AHEAD < handles.size:
@@ -132,9 +131,17 @@ def _mark_entries(
             state.runtime["detail"][0] = i
             undo_rows(state, 0, i)
             return wanted
-        survivors[i] = i
         needed += wanted
     return needed
+
+
+@kernel
+def _begin_plan(step: Step, size: int) -> None:
+    """Empty the buffers for a plan that nothing refuses any more, of the whole batch at first."""
+    forget_plan(step)
+    survivors = step.survivors
+    for i in range(size):
+        survivors[i] = i
 
 
 @kernel
@@ -184,6 +191,23 @@ def _check_buffers(state: State, step: Step, counts: Records, size: int, needed:
         state.runtime["detail"][0] = needed
         return BUFFERS_TOO_SMALL
     return 0
+
+
+@outlined_kernel
+def _check_sizes(state: State, size: int, counts: Records, num_ahead: int) -> int:
+    """Tell whether each entry of a marked batch fits into a pool of its own: 0 or a status."""
+    stride = 1 if counts.size > 1 else 0
+    header = state.header
+    block_size = header["block_size"][0]
+    for i in range(size):
+        row = np.int64(state.scratch[i])
+        reach = np.int64(state.sequences["num_tokens"][row]) + np.int64(counts[i * stride])
+        columns = (reach + num_ahead + block_size - 1) // block_size
+        if columns - np.int64(state.sequences["first_block"][row]) > header["num_blocks"][0]:
+            state.runtime["detail"][0] = columns - np.int64(state.sequences["num_blocks"][row])
+            state.runtime["set_aside"][0] = 0
+            return np.int64(OUT_OF_BLOCKS)
+    return np.int64(0)
 
 
 @kernel

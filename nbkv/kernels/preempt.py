@@ -14,7 +14,7 @@ from nbkv.kernels.rows import close_row, handle_of, row_of
 from nbkv.kernels.state import Records, State
 from nbkv.kernels.writing import mark_row, undo_row, undo_rows
 from nbkv.layout import DEFERRED, IN_BATCH, NO_BLOCK, PREEMPTED
-from nbkv.statuses import DUPLICATE_SEQUENCE, OUT_OF_BLOCKS
+from nbkv.statuses import DUPLICATE_SEQUENCE
 
 _ROW_MASK = 0xFFFFFFFF
 _NOT_MARKED = 255 - IN_BATCH - DEFERRED - PREEMPTED
@@ -41,18 +41,13 @@ def select_survivors(
     size : int
         Entries of the batch.
     counts, num_ahead, ranks, victims
-        As `plan_entries` takes them.
+        As `plan_entries` takes them, all of them checked.
 
     Returns
     -------
     int
-        Entries left, their rows in scratch; or a status, and nothing has changed.
+        Entries left, their rows in scratch.
     """
-    status = np.int64(_check_sizes(state, size, counts, num_ahead))
-    if status == 0:
-        status = np.int64(_check_victims(state, size, victims))
-    if status < 0:
-        return status
     _count_needs(state, size, counts, num_ahead)
     room = num_usable(state)
     for i in range(size):
@@ -104,28 +99,22 @@ def _recount_needs(state: State, step: Step, size: int, counts: Records, num_ahe
 
 
 @kernel
-def _check_sizes(state: State, size: int, counts: Records, num_ahead: int) -> int:
-    """Tell whether each entry fits into a pool of its own: 0 or a status."""
-    stride = 1 if counts.size > 1 else 0
-    header = state.header
-    block_size = header["block_size"][0]
-    for i in range(size):
-        row = np.int64(state.scratch[i])
-        reach = np.int64(state.sequences["num_tokens"][row]) + np.int64(counts[i * stride])
-        columns = (reach + num_ahead + block_size - 1) // block_size
-        if columns - np.int64(state.sequences["first_block"][row]) > header["num_blocks"][0]:
-            state.runtime["detail"][0] = columns - np.int64(state.sequences["num_blocks"][row])
-            state.runtime["set_aside"][0] = 0
-            return OUT_OF_BLOCKS
-    return 0
+def check_victims(state: State, size: int, victims: Records) -> int:
+    """Tell whether victims are alive, each stands once and none is of the batch: 0 or a status.
 
+    Parameters
+    ----------
+    state : State
+        The rows of the batch are marked.
+    size : int
+        Entries of the batch, which positions count first.
+    victims : int64
 
-@kernel
-def _check_victims(state: State, size: int, victims: Records) -> int:
-    """Tell whether victims are alive, each stands once and none is of the batch: 0 or a status."""
+    Returns
+    -------
+    int
+    """
     sequences = state.sequences
-    for i in range(size):
-        sequences["flags"][state.scratch[i]] |= np.uint8(IN_BATCH)
     status = np.int64(0)
     marked = np.int64(0)
     while marked < victims.size and status == 0:
@@ -139,7 +128,6 @@ def _check_victims(state: State, size: int, victims: Records) -> int:
             marked += 1
     for i in range(marked):
         undo_row(state, np.int64(victims[i]) & _ROW_MASK)
-    undo_rows(state, 0, size)
     if status < 0:
         state.runtime["detail"][0] = size + marked
     return status

@@ -41,7 +41,7 @@ def reorder_rows(arena: Arena, handles: Records, parents: Records) -> int:
         0, or a status; nothing has changed then.
     """
     state = open_state(arena)
-    status = np.int64(check_handles(state, handles))
+    status = np.int64(check_handles(state, handles, handles[:0]))
     if status < 0:
         return status
     size = np.int64(handles.size)

@@ -248,7 +248,7 @@ def share_prefix(arena: Arena, source: int, seq_id: int, num_blocks: int) -> int
             state.runtime["detail"][0] = available
             return SHARE_TOO_LONG
     if 0 <= wanted * block_size < least_tokens(state, row):
-        state.runtime["detail"][0] = least_tokens(state, row)
+        state.runtime["detail"][0] = (least_tokens(state, row) + block_size - 1) // block_size
         return BELOW_WINDOW
     status = np.int64(check_new(state, np.uint64(seq_id)))
     if status < 0:

@@ -149,7 +149,7 @@ def next_step(
     ranks, victims = borrow(ranks), borrow(victims)
     status = np.int64(check_commit(state, step, out, accepted, tokens, has_tokens))
     if status == 0:
-        status = np.int64(_check_batch(state, out, handles, counts))
+        status = np.int64(_check_batch(state, out, handles, counts, victims))
     if status < 0:
         return status
     commit_entries(state, step, out, accepted, tokens, has_tokens)
@@ -166,7 +166,9 @@ def next_step(
 
 
 @outlined_kernel
-def _check_batch(state: State, out: Step, handles: Records, counts: Records) -> int:
+def _check_batch(
+    state: State, out: Step, handles: Records, counts: Records, victims: Records
+) -> int:
     """Find what is wrong with a batch whatever the commit before it does: 0 or a status."""
     total = np.int64(0)
     for i in range(counts.size):
@@ -176,20 +178,22 @@ def _check_batch(state: State, out: Step, handles: Records, counts: Records) -> 
         total += np.int64(counts[i])
     if counts.size == 1:
         total *= handles.size
-    if total > out.slots.size or handles.size > out.entries.size:
-        state.runtime["detail"][0] = max(total, handles.size)
+    size = handles.size + victims.size
+    if total > out.slots.size or size > out.entries.size:
+        state.runtime["detail"][0] = max(total, size)
         return BUFFERS_TOO_SMALL
-    return np.int64(check_handles(state, handles))
+    return np.int64(check_handles(state, handles, victims))
 
 
 @kernel
-def check_handles(state: State, handles: Records) -> int:
+def check_handles(state: State, handles: Records, victims: Records) -> int:
     """Tell whether handles are alive and each stands once.
 
     Parameters
     ----------
     state : State
-    handles : int64
+    handles, victims : int64
+        Positions count on from one to the other.
 
     Returns
     -------
@@ -199,8 +203,10 @@ def check_handles(state: State, handles: Records) -> int:
     flags = state.sequences["flags"]
     status = np.int64(0)
     marked = np.int64(0)
-    while marked < handles.size and status == 0:
-        row = np.int64(row_of(state, handles[marked]))
+    size = np.int64(handles.size)
+    while marked < size + victims.size and status == 0:
+        handle = handles[marked] if marked < size else victims[marked - size]
+        row = np.int64(row_of(state, handle))
         if row < 0:
             status = row
         elif flags[row] & IN_BATCH != 0:
@@ -209,7 +215,8 @@ def check_handles(state: State, handles: Records) -> int:
             flags[row] |= np.uint8(IN_BATCH)
             marked += 1
     for i in range(marked):
-        flags[handles[i] & _ROW_MASK] &= np.uint8(_NOT_IN_BATCH)
+        handle = handles[i] if i < size else victims[i - size]
+        flags[handle & _ROW_MASK] &= np.uint8(_NOT_IN_BATCH)
     if status < 0:
         state.runtime["detail"][0] = marked
     return status
@@ -253,7 +260,7 @@ def finish_rows(arena: Arena, handles: Records) -> int:
         0, or a status; nothing has changed then.
     """
     state = open_state(arena)
-    status = np.int64(check_handles(state, handles))
+    status = np.int64(check_handles(state, handles, handles[:0]))
     if status < 0:
         return status
     begin_report(state)
