@@ -84,3 +84,14 @@ def test_the_facade_forgets_withdrawn_plans() -> None:
     cache.fail(2)
     # `step` has no plan to commit: it only plans.
     assert cache.step(np.array([handle]), 1, out=out).step_id == 3
+
+
+def test_a_cut_among_the_holes_of_a_window_leaves_nothing() -> None:
+    cache = make_cache(8, 4, window=3, run_ahead=True)
+    handle, _ = compute(cache, 1, [1, 2, 3, 4, 5, 6])
+    assert table(cache, 1) == [-1, 1]
+    cache.commit(cache.plan(handles(handle), 1), tokens=int32(7))
+    # Cut to four tokens it would attend to the block that has left.
+    assert cache.fail(2).tolist() == [(1, handle, 0)]
+    assert table(cache, 1) == []
+    assert_intact(cache)

@@ -132,3 +132,17 @@ def test_more_than_the_pool_has_is_an_error_with_numbers() -> None:
         cache.plan(batch, int32(5, 0), on_exhaustion="preempt")
     assert (cache.state_bytes() == before).all()
     assert hit_blocks(cache, [1, 1, 1, 1]) == 2
+
+
+def test_one_may_go_for_what_it_was_granted_and_another_be_deferred() -> None:
+    cache = make_cache(4, 2, run_ahead=True)
+    batch = filled(cache, 2, 2, 2)
+    cache.plan(batch, 0)
+    # One block is left and nothing else past the fence. The first gets it and, by its rank,
+    # gives it up to the second; before the third nobody stands who has any.
+    ranks = np.array([9, 1, 2], np.int64)
+    plan = cache.plan(batch, 1, on_exhaustion="preempt", rank=ranks)
+    assert (gone(plan), plan.survivors.tolist(), plan.deferred.tolist()) == ([1], [1], [2])
+    assert plan.slot_mapping.tolist() == [6]
+    assert (cache.num_fenced_blocks, table(cache, 3)) == (1, [2])
+    assert_intact(cache)
