@@ -104,7 +104,7 @@ class StepCalls(Lifetimes):
         >>> plan.slot_mapping, plan.seq_lens
         (array([0, 1, 2, 4, 5, 6]), array([3, 3], dtype=int32))
         """
-        buffers = out if type(out) is StepBuffers else self._buffers_for(out)
+        buffers = self._buffers_for(out)
         batch = self._check_batch(sequences, counts, lookahead, on_exhaustion, rank, victims)
         planned = steps.plan_step(self._arena, buffers.data, *batch)
         if planned < 0:
