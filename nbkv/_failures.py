@@ -83,6 +83,7 @@ _REASONS: dict[int, tuple[type[KVCacheError], str]] = {
         StepError,
         "{name} is {value}; steps are committed once each and in order, and {detail} is next",
     ),
+    statuses.FOREIGN_PLAN: (StepError, "{name} is {value}; it must be a plan of this cache"),
     statuses.STEP_UNKNOWN: (
         StepError,
         "{name} is {value}; it must be that of a step planned and not completed, at most {detail}",

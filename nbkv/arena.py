@@ -3,6 +3,7 @@
 import contextlib
 import mmap
 import os
+import secrets
 import time
 from typing import Any
 
@@ -187,6 +188,7 @@ def _start_runtime(arena: Arena, config: CacheConfig) -> None:
     runtime = arena[start : start + layout.RUNTIME_DTYPE.itemsize].view(layout.RUNTIME_DTYPE)
     runtime["writer"] = os.getpid()
     runtime["created_ns"] = time.time_ns()
+    runtime["identity"] = secrets.randbits(63)
     for name, size in _runtime_parts(config).items():
         if name != "record":
             runtime[f"{name}_start"] = start

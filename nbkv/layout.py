@@ -189,6 +189,7 @@ RUNTIME_DTYPE: Final = np.dtype(
         ("sequence_lock", "i8"),  # odd while a mutating call runs
         ("busy", "i8"),  # raised while a long call runs without the GIL
         ("created_ns", "i8"),  # wall clock at creation, ns
+        ("identity", "i8"),  # random: tells plans of this cache from those of another
         ("num_evicted", "i8"),  # rows of evicted that the latest mutating call wrote
         ("num_copies", "i8"),  # rows of copies that it wrote
         ("detail", "i8"),  # of a refusal: blocks needed, or the position in the batch

@@ -40,6 +40,7 @@ STEP_HEADER_FIELDS: Final = (
     "version",
     "buffer_bytes",
     "phase",
+    "identity",  # of the cache that made the plan
     "step_id",
     "status",  # OK, or why `step` planned nothing
     "detail",  # of the status

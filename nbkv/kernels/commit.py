@@ -16,6 +16,7 @@ from nbkv.statuses import (
     BAD_ACCEPTED,
     BUFFERS_IN_USE,
     BUFFERS_TOO_SMALL,
+    FOREIGN_PLAN,
     STEP_NOT_NEXT,
     TOKENS_MISSING,
 )
@@ -45,6 +46,8 @@ def check_commit(
         should be.
     """
     header = plan.header
+    if header["phase"][0] == PLANNED and header["identity"][0] != state.runtime["identity"][0]:
+        return FOREIGN_PLAN
     detail = state.runtime["detail"]
     next_step = state.header["committed_step"][0] + 1
     if header["phase"][0] != PLANNED or header["step_id"][0] != next_step:

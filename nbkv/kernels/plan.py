@@ -256,6 +256,7 @@ def _write_entries(
     step.header["num_survivors"][0] = size
     step.header["num_slots"][0] = at
     step.header["step_id"][0] = step_id
+    step.header["identity"][0] = state.runtime["identity"][0]
     step.header["phase"][0] = PLANNED
 
 

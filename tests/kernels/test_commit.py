@@ -166,3 +166,18 @@ class TestRefusals:
         self.refused(cache, plan, nbkv.ArgumentError, message, out=small)
         # A commit's changes stay until a plan is made there: ten, and room for six.
         assert cache.commit(plan, tokens=int32(*range(8))).table_changes.size == 0
+
+
+def test_a_plan_of_another_cache_is_not_committed() -> None:
+    cache, other = make_cache(8, 2, max_sequences=2), make_cache(8, 2, max_sequences=8)
+    for seq_id in range(8):
+        other.admit(seq_id, ())
+    handles = np.array([other.handle(seq_id) for seq_id in range(8)])
+    plan = other.plan(handles, 1)
+    cache.plan(np.array([cache.admit(1, ())[0]]), 1)
+    before = cache.state_bytes()
+    with pytest.raises(nbkv.StepError, match=r"plan is <StepPlan 1.*a plan of this cache"):
+        cache.commit(plan)
+    assert (cache.state_bytes() == before).all()
+    other.commit(plan)
+    assert other.num_cached_tokens(7) == 1
