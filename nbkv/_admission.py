@@ -9,7 +9,7 @@ import numpy.typing as npt
 from nbkv._arguments import check_count, check_id, check_prompt_hashes, check_tokens
 from nbkv._exports import KeyExports
 from nbkv.hashing import ExtraKey, Salt, Tokens, normalize_extra_keys
-from nbkv.kernels import admit, hashed
+from nbkv.kernels import admit, hashed, match
 from nbkv.statuses import TOO_MANY_EXTRAS
 
 _INT64_MAX: Final = 2**63 - 1
@@ -112,11 +112,11 @@ class Admission(KeyExports):
         if max_hit_tokens is not None:
             limit = min(check_count("max_hit_tokens", max_hit_tokens), _INT64_MAX)
         if salt is None and extra_keys == ():
-            fields = admit.match_plain(self._arena, tokens, limit)
+            fields = match.match_plain(self._arena, tokens, limit)
         else:
             low, high = _NO_SALT if salt is None else _words(salt)
             extras = normalize_extra_keys(extra_keys)
-            fields = admit.match_prefix(self._arena, tokens, limit, low, high, *extras)
+            fields = match.match_prefix(self._arena, tokens, limit, low, high, *extras)
         # Past the generated __new__, which costs as much as the whole kernel.
         return _new_tuple(PrefixMatch, fields)
 
@@ -126,8 +126,8 @@ class Admission(KeyExports):
         if max_hit_tokens is not None:
             most = check_count("max_hit_tokens", max_hit_tokens)
             columns = min(columns, most // self._block_size)
-        match = hashed.match_keys if words == 2 else hashed.match_hashes
-        blocks, partial, revived = match(self._arena, hashes[: columns * words])
+        call = hashed.match_keys if words == 2 else hashed.match_hashes
+        blocks, partial, revived = call(self._arena, hashes[: columns * words])
         hit = blocks * self._block_size + partial
         num_tokens = hashes.size // words * self._block_size
         return PrefixMatch(num_tokens, hit, blocks, partial, revived)

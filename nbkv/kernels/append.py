@@ -5,17 +5,10 @@ import numpy as np
 from nbkv._jit import entry, outlined_kernel
 from nbkv.kernels.holding import make_room
 from nbkv.kernels.index import find_row
+from nbkv.kernels.marking import check_room, plan_row, undo_row
 from nbkv.kernels.rows import has_planned, has_room, open_row
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
-from nbkv.kernels.writing import (
-    append_block,
-    append_open,
-    check_room,
-    plan_row,
-    settle_copies,
-    undo_row,
-    write_row,
-)
+from nbkv.kernels.writing import append_block, append_open, settle_copies, write_row
 from nbkv.layout import TAIL_OPEN
 from nbkv.statuses import TOKENS_PLANNED, TOO_MANY_BLOCKS, TOO_MANY_SEQUENCES
 

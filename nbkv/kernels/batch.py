@@ -6,17 +6,10 @@ from nbkv._intrinsics import prefetch
 from nbkv._jit import entry, kernel, outlined_kernel
 from nbkv.kernels.holding import make_room
 from nbkv.kernels.index import find_row, mix_tag
+from nbkv.kernels.marking import check_room, mark_row, undo_rows
 from nbkv.kernels.rows import has_planned, row_of
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
-from nbkv.kernels.writing import (
-    append_open,
-    check_room,
-    emit_slots,
-    mark_row,
-    settle_copies,
-    undo_rows,
-    write_row,
-)
+from nbkv.kernels.writing import append_open, emit_slots, settle_copies, write_row
 from nbkv.layout import IN_BATCH, INDEX_WAYS, TAIL_OPEN
 from nbkv.statuses import OUT_TOO_SMALL, TOKENS_PLANNED, UNKNOWN_SEQUENCE
 

@@ -10,9 +10,9 @@ import numpy as np
 from nbkv._jit import entry, kernel
 from nbkv.kernels.free_list import allocate
 from nbkv.kernels.holding import hold_block, make_room
+from nbkv.kernels.marking import check_room
 from nbkv.kernels.prefix import detach_block
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
-from nbkv.kernels.writing import check_room
 from nbkv.layout import FREE, INDEXED, NAMED, NO_BLOCK, NO_ROW
 from nbkv.statuses import (
     BLOCK_IS_EMPTY,

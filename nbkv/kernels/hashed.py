@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nbkv._intrinsics import find_tag
+from nbkv._buckets import find_tag
 from nbkv._jit import entry, kernel
 from nbkv.kernels.index import has_gap, mix_tag
 from nbkv.kernels.prefix import match_chain

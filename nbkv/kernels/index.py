@@ -8,7 +8,7 @@ when the bucket was full (algorithm R of Knuth, TAOCP vol. 3, 6.4, by buckets), 
 
 import numpy as np
 
-from nbkv._intrinsics import find_occupant
+from nbkv._buckets import find_occupant
 from nbkv._jit import kernel, outlined_kernel, wrapping_kernel
 from nbkv.kernels.state import Records, State
 from nbkv.layout import INDEX_WAYS

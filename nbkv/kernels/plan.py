@@ -19,19 +19,11 @@ from nbkv.kernels.buffers import (
 )
 from nbkv.kernels.fence import num_usable
 from nbkv.kernels.holding import make_room
+from nbkv.kernels.marking import check_room, mark_row, undo_rows
 from nbkv.kernels.preempt import check_victims, select_survivors
 from nbkv.kernels.rows import row_of
 from nbkv.kernels.state import Records, State, begin_report
-from nbkv.kernels.writing import (
-    append_block,
-    append_open,
-    check_room,
-    emit_slots,
-    mark_row,
-    settle_copies,
-    undo_rows,
-    write_row,
-)
+from nbkv.kernels.writing import append_block, append_open, emit_slots, settle_copies, write_row
 from nbkv.layout import IN_BATCH, TAIL_OPEN
 from nbkv.statuses import BUFFERS_IN_USE, BUFFERS_TOO_SMALL, OUT_OF_BLOCKS, STEP_OUTSTANDING
 from nbkv.step_layout import PLANNED

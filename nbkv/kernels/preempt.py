@@ -10,9 +10,9 @@ import numpy as np
 from nbkv._jit import kernel, outlined_kernel
 from nbkv.kernels.buffers import Step
 from nbkv.kernels.fence import must_fence, num_usable
+from nbkv.kernels.marking import mark_row, undo_row, undo_rows
 from nbkv.kernels.rows import close_row, handle_of, row_of
 from nbkv.kernels.state import Records, State
-from nbkv.kernels.writing import mark_row, undo_row, undo_rows
 from nbkv.layout import DEFERRED, IN_BATCH, NO_BLOCK, PREEMPTED
 from nbkv.statuses import DUPLICATE_SEQUENCE
 

@@ -6,11 +6,12 @@ from nbkv._jit import entry, kernel
 from nbkv.kernels.extras import copy_identity, count_extras, extras_reach, num_extra_room
 from nbkv.kernels.holding import hold_block, make_room
 from nbkv.kernels.index import find_row
+from nbkv.kernels.marking import check_room, mark_copy
 from nbkv.kernels.prefix import index_block, match_chain, unindex_block
 from nbkv.kernels.rows import close_row, cut_row, handle_of, has_room, least_tokens, open_row
 from nbkv.kernels.state import Arena, Records, State, begin_report, open_state
 from nbkv.kernels.tails import must_copy
-from nbkv.kernels.writing import check_room, mark_copy, settle_copies, write_row
+from nbkv.kernels.writing import settle_copies, write_row
 from nbkv.layout import HELD, INDEXED, NO_BLOCK, PARTIAL_HIT, UNINDEXABLE
 from nbkv.statuses import (
     BELOW_WINDOW,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support import make_cache
 
-from nbkv._intrinsics import find_occupant
+from nbkv._buckets import find_occupant
 from nbkv._jit import kernel
 from nbkv.kernels.index import insert_slot, mix_tag, remove_slot
 from nbkv.layout import INDEX_DTYPE
