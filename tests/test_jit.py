@@ -63,10 +63,10 @@ def test_editing_another_file_makes_the_code_stale(tmp_path: Path) -> None:
     copy = copy_package(tmp_path / "copy")
     before = probe(tmp_path / "cache", copy)
     # A constant that the kernel uses, in a file that is not the kernel's own.
-    layout = copy / "nbkv" / "layout.py"
-    text = layout.read_text()
+    statuses = copy / "nbkv" / "statuses.py"
+    text = statuses.read_text()
     assert "UNKNOWN_SEQUENCE: Final = -3" in text
-    layout.write_text(text.replace("UNKNOWN_SEQUENCE: Final = -3", "UNKNOWN_SEQUENCE: Final = -93"))
+    statuses.write_text(text.replace("UNKNOWN_SEQUENCE: Final = -3", "UNKNOWN_SEQUENCE: Final = -93"))
     after = probe(tmp_path / "cache", copy)
     assert after[0] != before[0]
     assert after[1:] == (0, 1)
