@@ -65,7 +65,7 @@ def array_at(address: int, count: int, dtype: "np.dtype[Any]") -> Array:
         One-dimensional.
     """
     raw = (ctypes.c_uint8 * (int(count) * dtype.itemsize)).from_address(int(address))
-    return np.frombuffer(raw, dtype)
+    return np.frombuffer(memoryview(raw), dtype)
 
 
 @intrinsic

@@ -9,7 +9,8 @@ from nbkv._arguments import check_out, refuse
 from nbkv.config import CacheConfig
 from nbkv.errors import ArgumentError
 from nbkv.pools.checks import check_config, check_layer
-from nbkv.pools.geometry import WORD_DTYPES, PoolGeometry
+from nbkv.pools.geometry import PoolGeometry
+from nbkv.pools.tensors import WORD_DTYPES
 from nbkv.pools.views import view_at
 
 _ALIGNMENT: Final = 64
