@@ -11,7 +11,6 @@ a sum and a weighted row of its own; a thread block's groups meet in shared memo
 from typing import Final
 
 import numpy as np
-from numba import cuda, float32, int32, int64, uint32
 
 from nbkv.pools.checks import FLOAT32
 from nbkv.pools.cuda_intrinsics import (
@@ -26,7 +25,7 @@ from nbkv.pools.cuda_intrinsics import (
     store16,
     store_float,
 )
-from nbkv.pools.cuda_jit import cuda_kernel, device_function
+from nbkv.pools.cuda_jit import cuda, cuda_kernel, device_function, float32, int32, int64, uint32
 from nbkv.pools.cuda_kernels import DIVISION, HEAD_STRIDE, SCALES, divide, find_row, word
 from nbkv.pools.cuda_quantised import (
     find_scale,
@@ -224,10 +223,10 @@ def decode(
     head_dim) in rows of `item_bytes` numbers; `tables` int32, `table_stride` entries a row;
     `partials` float32, (sequences, heads, splits, 2 + head_dim).
     """
-    maxima = cuda.shared.array(MAX_THREADS, float32)
-    sums = cuda.shared.array(MAX_THREADS, float32)
-    places = cuda.shared.array(_PLACES, float32)
-    weighted = cuda.local.array(8, float32)
+    maxima = cuda.shared.array(MAX_THREADS, np.float32)
+    sums = cuda.shared.array(MAX_THREADS, np.float32)
+    places = cuda.shared.array(_PLACES, np.float32)
+    weighted = cuda.local.array(8, np.float32)
     sequence = int64(cuda.blockIdx.x)
     head = int64(cuda.blockIdx.y)
     split = int32(cuda.blockIdx.z)
@@ -281,9 +280,7 @@ def decode(
                         add_weighted(weighted, value, old, float32(new * factor))
                 base = int32(base + num_groups)
             highest = meet(maxima, sums, places, largest, total, weighted, lanes_log2)
-            write_partial(
-                partial, maxima, sums, places, highest, 8 * offset, head_dim, lanes_log2
-            )
+            write_partial(partial, maxima, sums, places, highest, 8 * offset, head_dim, lanes_log2)
             cuda.syncthreads()
             offset = int32(offset + lanes)
         g = int32(g + 1)
@@ -298,9 +295,7 @@ def write_eight(out, eight, numbers, factor, kind):
     g, h = float32(numbers[6] * factor), float32(numbers[7] * factor)
     if kind == FLOAT32:
         store16(out + 32 * eight, (join(bits_of(a), bits_of(b)), join(bits_of(c), bits_of(d))))
-        store16(
-            out + 32 * eight + 16, (join(bits_of(e), bits_of(f)), join(bits_of(g), bits_of(h)))
-        )
+        store16(out + 32 * eight + 16, (join(bits_of(e), bits_of(f)), join(bits_of(g), bits_of(h))))
     else:
         first = join(pack(a, b, kind), pack(c, d, kind))
         store16(out + 16 * eight, (first, join(pack(e, f, kind), pack(g, h, kind))))
@@ -321,7 +316,7 @@ def combine(partials, out, num_splits, head_dim, kind):
     while i < int32(num_splits):
         highest = max(highest, load_float(partial + 4 * int64(i) * floats))
         i = int32(i + 1)
-    weighted = cuda.local.array(8, float32)
+    weighted = cuda.local.array(8, np.float32)
     eight = int32(cuda.threadIdx.x)
     while eight < int32(head_dim >> 3):
         for j in range(8):

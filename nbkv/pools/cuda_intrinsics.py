@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from llvmlite import ir
 from numba import types
-from numba.cuda.extending import intrinsic
+
+from nbkv.pools.cuda_jit import device_intrinsic
 
 _I16: Final = ir.IntType(16)
 _I32: Final = ir.IntType(32)
@@ -49,15 +50,15 @@ def _storing(kind: ir.Type, number: Any, size: int) -> Callable[..., Any]:
     return body
 
 
-load8 = intrinsic(_loading(_I64, types.uint64, 8))
-load4 = intrinsic(_loading(_I32, types.int32, 4))
-load_float = intrinsic(_loading(_F32, types.float32, 4))
-store8 = intrinsic(_storing(_I64, types.uint64, 8))
-store4 = intrinsic(_storing(_I32, types.int32, 4))
-store_float = intrinsic(_storing(_F32, types.float32, 4))
+load8 = device_intrinsic("load8")(_loading(_I64, types.uint64, 8))
+load4 = device_intrinsic("load4")(_loading(_I32, types.int32, 4))
+load_float = device_intrinsic("load_float")(_loading(_F32, types.float32, 4))
+store8 = device_intrinsic("store8")(_storing(_I64, types.uint64, 8))
+store4 = device_intrinsic("store4")(_storing(_I32, types.int32, 4))
+store_float = device_intrinsic("store_float")(_storing(_F32, types.float32, 4))
 
 
-@intrinsic
+@device_intrinsic("load16")
 def load16(typing_context: Any, address: Any) -> Any:
     """Read 16 bytes as two uint64, the one at the lower address first."""
 
@@ -69,7 +70,7 @@ def load16(typing_context: Any, address: Any) -> Any:
     return _PAIR(types.int64), generate
 
 
-@intrinsic
+@device_intrinsic("store16")
 def store16(typing_context: Any, address: Any, values: Any) -> Any:
     """Write 16 bytes that `load16` would read as these two uint64."""
 
@@ -107,19 +108,19 @@ def _bits(kind: ir.Type, signature: Any) -> Any:
     return signature, generate
 
 
-@intrinsic
+@device_intrinsic("bits_of")
 def bits_of(typing_context: Any, number: Any) -> Any:
     """Return a float32's bits as a uint32."""
     return _bits(_I32, types.uint32(types.float32))
 
 
-@intrinsic
+@device_intrinsic("float_of")
 def float_of(typing_context: Any, bits: Any) -> Any:
     """Return the float32 of a uint32's bits."""
     return _bits(_F32, types.float32(types.uint32))
 
 
-@intrinsic
+@device_intrinsic("multiply_high")
 def multiply_high(typing_context: Any, one: Any, other: Any) -> Any:
     """Return the upper 32 bits of the product of two uint32."""
 
@@ -131,7 +132,7 @@ def multiply_high(typing_context: Any, one: Any, other: Any) -> Any:
     return types.uint32(types.uint32, types.uint32), generate
 
 
-@intrinsic
+@device_intrinsic("floats_of_halves")
 def floats_of_halves(typing_context: Any, halves: Any) -> Any:
     """Return the float32 of two float16 in a uint32, the lower one first."""
     text = (
@@ -143,7 +144,7 @@ def floats_of_halves(typing_context: Any, halves: Any) -> Any:
     return signature, _assembly(text, "=f,=f,r", result, [_I32], signature)
 
 
-@intrinsic
+@device_intrinsic("halves_of_floats")
 def halves_of_floats(typing_context: Any, low: Any, high: Any) -> Any:
     """Round two float32 to float16, half to even, and put them into a uint32."""
     signature = types.uint32(types.float32, types.float32)
@@ -151,7 +152,7 @@ def halves_of_floats(typing_context: Any, low: Any, high: Any) -> Any:
     return signature, _assembly(text, "=r,f,f", _I32, [_F32, _F32], signature)
 
 
-@intrinsic
+@device_intrinsic("bfloats_of_floats")
 def bfloats_of_floats(typing_context: Any, low: Any, high: Any) -> Any:
     """Round two float32 to bfloat16, half to even, and put them into a uint32."""
     signature = types.uint32(types.float32, types.float32)
@@ -159,7 +160,7 @@ def bfloats_of_floats(typing_context: Any, low: Any, high: Any) -> Any:
     return signature, _assembly(text, "=r,f,f", _I32, [_F32, _F32], signature)
 
 
-@intrinsic
+@device_intrinsic("fp8_of_floats")
 def fp8_of_floats(typing_context: Any, low: Any, high: Any) -> Any:
     """Round two float32 to e4m3fn, half to even, at most 448, into a uint16; NaN is 0x7F."""
     signature = types.uint16(types.float32, types.float32)
@@ -167,7 +168,7 @@ def fp8_of_floats(typing_context: Any, low: Any, high: Any) -> Any:
     return signature, _assembly(text, "=h,f,f", _I16, [_F32, _F32], signature)
 
 
-@intrinsic
+@device_intrinsic("rint_to_int8")
 def rint_to_int8(typing_context: Any, number: Any) -> Any:
     """Round a float32 half to even and saturate to -128 to 127; NaN is 0."""
     signature = types.int32(types.float32)
@@ -175,7 +176,7 @@ def rint_to_int8(typing_context: Any, number: Any) -> Any:
     return signature, _assembly(text, "=r,f", _I32, [_F32], signature)
 
 
-@intrinsic
+@device_intrinsic("exp2_of")
 def exp2_of(typing_context: Any, number: Any) -> Any:
     """Return 2 to the power of a float32, to 2 units in the last place."""
     signature = types.float32(types.float32)
@@ -183,7 +184,7 @@ def exp2_of(typing_context: Any, number: Any) -> Any:
     return signature, _assembly(text, "=f,f", _F32, [_F32], signature)
 
 
-@intrinsic
+@device_intrinsic("exchange")
 def exchange(typing_context: Any, number: Any, mask: Any) -> Any:
     """Return the float32 of the lane whose number differs from this one's by `mask`, by xor.
 

@@ -10,13 +10,43 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from numba import cuda, types
-from numba.cuda import config
+import numba
+import numba.cuda
+import numpy as np
+from numba import types
 
 from nbkv import _jit
+from nbkv.pools import cuda_simulated
 
 #: Whether numba runs CUDA kernels as Python threads (``NUMBA_ENABLE_CUDASIM=1``).
-SIMULATED: Final = bool(config.ENABLE_CUDASIM)
+SIMULATED: Final = bool(numba.config.ENABLE_CUDASIM)
+
+
+class _SimulatedCuda:
+    """``numba.cuda`` as the running simulated kernel sees it, in whichever module."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self.current(), name)
+
+    def current(self) -> Any:  # noqa: ANN401
+        """Return numba's stand-in for the running kernel."""
+        from numba.cuda.simulator import kernel
+
+        return kernel._get_kernel_context()
+
+
+# Kernels take these names from here, so that a simulated kernel has others.
+if SIMULATED:
+    cuda: Any = _SimulatedCuda()
+    int32: Any = cuda_simulated.integer(32, is_signed=True)
+    int64: Any = cuda_simulated.integer(64, is_signed=True)
+    uint32: Any = cuda_simulated.integer(32, is_signed=False)
+    uint64: Any = cuda_simulated.integer(64, is_signed=False)
+    float32: Any = np.float32
+else:
+    cuda = numba.cuda
+    int32, int64, uint32, uint64 = types.int32, types.int64, types.uint32, types.uint64
+    float32 = types.float32
 
 
 @dataclass(frozen=True)
@@ -79,17 +109,33 @@ def device_function(function: Callable[..., Any]) -> Any:  # noqa: ANN401
     """Make a function that kernels call, always inlined."""
     if SIMULATED:
         return function
-    return cuda.jit(device=True, forceinline=True)(function)
+    return numba.cuda.jit(device=True, forceinline=True)(function)
+
+
+def device_intrinsic(name: str) -> Callable[[Callable[..., Any]], Any]:
+    """Make an intrinsic of a function that types and generates code; simulated, its stand-in."""
+
+    def decorate(function: Callable[..., Any]) -> Any:  # noqa: ANN401
+        if SIMULATED:
+            return getattr(cuda_simulated, name)
+        from numba.cuda.extending import intrinsic
+
+        function.__name__ = name
+        return intrinsic(function)
+
+    return decorate
 
 
 def _dispatcher(function: Callable[..., None]) -> Any:  # noqa: ANN401
     if SIMULATED:
-        return cuda.jit(function)
+        return numba.cuda.jit(function)
     # numba stamps what it keeps with the kernel's own file only: see nbkv._jit.
+    from numba.cuda.core import config
+
     outer = config.CACHE_DIR
     config.CACHE_DIR = str(_jit.CACHE_DIR or "")
     try:
-        return cuda.jit(cache=_jit.CACHE_DIR is not None)(function)
+        return numba.cuda.jit(cache=_jit.CACHE_DIR is not None)(function)
     finally:
         config.CACHE_DIR = outer
 

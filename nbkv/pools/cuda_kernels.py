@@ -11,8 +11,6 @@ each step, no division by a number known only at run time, offsets in int64.
 
 from typing import Final
 
-from numba import cuda, int32, int64, uint32, uint64
-
 from nbkv.pools.cuda_intrinsics import (
     load4,
     load8,
@@ -22,7 +20,7 @@ from nbkv.pools.cuda_intrinsics import (
     store8,
     store16,
 )
-from nbkv.pools.cuda_jit import cuda_kernel, device_function
+from nbkv.pools.cuda_jit import cuda, cuda_kernel, device_function, int32, int64, uint32, uint64
 
 #: Where in a pool's words each number stands.
 KV_FACTOR: Final = 0
@@ -129,9 +127,7 @@ def move_rows(to, to_stride, source, source_stride, num_heads, row_bytes, unit):
 
 
 @cuda_kernel(9)
-def append(
-    words, first_plane, key, value, indices, kind, layer_stride, token_stride, num_units
-):
+def append(words, first_plane, key, value, indices, kind, layer_stride, token_stride, num_units):
     """Write tokens' rows at their slots, a token's heads being contiguous on both sides.
 
     Grid: tokens, layers, K and V. Units are of 16 bytes.

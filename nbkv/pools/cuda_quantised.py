@@ -8,8 +8,6 @@ A thread takes 16 numbers at a time, 16 bytes of the pool, or 8 where rows allow
 other side's numbers are float32, float16 or bfloat16 and aligned to 16 bytes.
 """
 
-from numba import cuda, float32, int32, int64, uint32, uint64
-
 from nbkv.pools.checks import FLOAT16, FLOAT32
 from nbkv.pools.cuda_intrinsics import (
     bfloats_of_floats,
@@ -27,7 +25,16 @@ from nbkv.pools.cuda_intrinsics import (
     store16,
     store_float,
 )
-from nbkv.pools.cuda_jit import cuda_kernel, device_function
+from nbkv.pools.cuda_jit import (
+    cuda,
+    cuda_kernel,
+    device_function,
+    float32,
+    int32,
+    int64,
+    uint32,
+    uint64,
+)
 from nbkv.pools.cuda_kernels import (
     BASES,
     BLOCK_STRIDE,
@@ -45,6 +52,7 @@ from nbkv.pools.cuda_kernels import (
     find_slot,
     word,
 )
+
 
 @device_function
 def low(pair):
