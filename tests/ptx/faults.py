@@ -5,6 +5,14 @@ class PTXError(Exception):
     """Anything that stops the interpreter."""
 
 
+class AccessError(PTXError):
+    """A faulty access; `lane` counts among the threads that made it."""
+
+    def __init__(self, message: str, lane: int = 0) -> None:
+        super().__init__(message)
+        self.lane = lane
+
+
 class UnsupportedPTXError(PTXError):
     """The text holds something that the interpreter does not know; nothing is guessed."""
 
@@ -13,19 +21,19 @@ class LaunchError(PTXError):
     """The arguments do not fit the kernel's parameters."""
 
 
-class OutOfBoundsError(PTXError):
+class OutOfBoundsError(AccessError):
     """An access touches a byte outside every buffer, or outside shared or local memory."""
 
 
-class MisalignedError(PTXError):
+class MisalignedError(AccessError):
     """An access whose address is no multiple of its size."""
 
 
-class ReadOnlyError(PTXError):
+class ReadOnlyError(AccessError):
     """A store to a buffer that was added as read only, or to constant memory."""
 
 
-class UninitialisedError(PTXError):
+class UninitialisedError(AccessError):
     """A load from shared or local memory that nothing has written."""
 
 

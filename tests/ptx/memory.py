@@ -150,18 +150,20 @@ class GlobalMemory:
         self._ends = np.array([buffer.end for buffer in self.buffers], np.int64)
         return address + first
 
-    def _locate(self, address: Array, size: int, what: str) -> Array:
+    def _locate(self, address: Array, size: int) -> Array:
         """Return the index of the buffer each access lies in."""
-        if (address % np.uint64(size)).any():
-            bad = int(address[np.flatnonzero(address % np.uint64(size))[0]])
-            raise MisalignedError(f"{what}: address {bad:#x} is no multiple of {size}")
         # Signed, so that an address below zero is below every buffer.
         signed = address.view(np.int64)
+        misaligned = np.flatnonzero(signed & (size - 1))
+        if misaligned.size:
+            lane = int(misaligned[0])
+            message = f"address {address[lane]:#x} is no multiple of {size}"
+            raise MisalignedError(f"{message}: {self.describe(int(address[lane]))}", lane)
         index = np.searchsorted(self._starts, signed, side="right") - 1
-        outside = (index < 0) | (signed + size > self._ends[index])
-        if outside.any():
-            bad = int(address[np.flatnonzero(outside)[0]])
-            raise OutOfBoundsError(f"{what}: {self.describe(bad)}")
+        outside = np.flatnonzero((index < 0) | (signed + size > self._ends[index]))
+        if outside.size:
+            lane = int(outside[0])
+            raise OutOfBoundsError(f"{size} bytes at {self.describe(int(address[lane]))}", lane)
         return index
 
     def describe(self, address: int) -> str:
@@ -170,11 +172,11 @@ class GlobalMemory:
         if not below:
             return f"address {address:#x} is in no buffer"
         offset = address - below[-1].address
-        return f"byte {offset} of {below[-1].name}, which has {below[-1].data.size}"
+        return f"byte {offset} of {below[-1].name}, which has {below[-1].data.size} bytes"
 
-    def load(self, address: Array, size: int, count: int, what: str) -> list[Array]:
+    def load(self, address: Array, size: int, count: int) -> list[Array]:
         """Read `count` consecutive words of `size` bytes at each address."""
-        index = self._locate(address, size * count, what)
+        index = self._locate(address, size * count)
         words = [np.empty(address.size, f"u{size}") for _ in range(count)]
         for i, buffer, chosen in self._parts(index):
             offset = address.view(np.int64)[chosen] - self._starts[i]
@@ -182,12 +184,13 @@ class GlobalMemory:
                 words[k][chosen] = buffer.load(offset + k * size, size)
         return words
 
-    def store(self, address: Array, size: int, words: list[Array], what: str) -> None:
+    def store(self, address: Array, size: int, words: list[Array]) -> None:
         """Write consecutive words of `size` bytes at each address."""
-        index = self._locate(address, size * len(words), what)
+        index = self._locate(address, size * len(words))
         for i, buffer, chosen in self._parts(index):
             if not buffer.writable:
-                raise ReadOnlyError(f"{what}: {buffer.name} is read only")
+                lane = int(np.flatnonzero(index == i)[0])
+                raise ReadOnlyError(f"{buffer.name} is read only", lane)
             offset = address.view(np.int64)[chosen] - self._starts[i]
             for k, word in enumerate(words):
                 buffer.store(offset + k * size, size, word[chosen])

@@ -6,6 +6,11 @@ from ptx.faults import MisalignedError, OutOfBoundsError, UninitialisedError
 from ptx.values import Array
 
 
+def _all_written(size: int) -> int:
+    """Return a word of `size` bytes, each of which is True."""
+    return int.from_bytes(b"\x01" * size, "little")
+
+
 class ScratchMemory:
     """Equal areas side by side, one for each owner (a block or a thread)."""
 
@@ -17,29 +22,36 @@ class ScratchMemory:
         self.data = np.zeros(num_owners * self.stride, np.uint8)
         self.written = np.zeros(num_owners * self.stride, np.bool_)
 
-    def _flat(self, owner: Array, offset: Array, size: int, what: str) -> Array:
-        if (offset % np.uint64(size)).any():
-            raise MisalignedError(f"{what}: {self.space} offset is no multiple of {size}")
-        if (offset + np.uint64(size) > self.num_bytes).any():
-            raise OutOfBoundsError(
-                f"{what}: byte {int(offset.max())} of {self.num_bytes} of {self.space} memory"
-            )
-        return owner * self.stride + offset.astype(np.int64)
+    def _flat(self, owner: Array, offset: Array, size: int) -> Array:
+        """Return where each access lies in all the areas."""
+        signed = offset.view(np.int64)
+        misaligned = np.flatnonzero(signed & (size - 1))
+        if misaligned.size:
+            lane = int(misaligned[0])
+            where = f"byte {signed[lane]} of {self.space} memory"
+            raise MisalignedError(f"{where} is no multiple of {size}", lane)
+        outside = np.flatnonzero((signed < 0) | (signed + size > self.num_bytes))
+        if outside.size:
+            lane = int(outside[0])
+            where = f"{size} bytes at byte {signed[lane]} of {self.space} memory"
+            raise OutOfBoundsError(f"{where}, which has {self.num_bytes} bytes", lane)
+        return owner * self.stride + signed
 
-    def load(self, owner: Array, offset: Array, size: int, count: int, what: str) -> list[Array]:
+    def load(self, owner: Array, offset: Array, size: int, count: int) -> list[Array]:
         """Read `count` words of `size` bytes at each offset of each owner's area."""
-        flat = self._flat(owner, offset, size * count, what)
-        known = self.written.view(f"u{size}")[flat[:, None] // size + np.arange(count)]
-        if (known != int.from_bytes(b"\x01" * size, "little")).any():
-            raise UninitialisedError(f"{what}: {self.space} memory that nothing has written")
+        word = self._flat(owner, offset, size * count) // size
+        known = self.written.view(f"u{size}")[word[:, None] + np.arange(count)]
+        unwritten = np.flatnonzero((known != _all_written(size)).any(axis=1))
+        if unwritten.size:
+            lane = int(unwritten[0])
+            where = f"byte {int(offset[lane])} of {self.space} memory"
+            raise UninitialisedError(f"nothing has written {where}", lane)
         view = self.data.view(f"u{size}")
-        return [view[flat // size + k] for k in range(count)]
+        return [view[word + k] for k in range(count)]
 
-    def store(self, owner: Array, offset: Array, size: int, words: list[Array], what: str) -> None:
+    def store(self, owner: Array, offset: Array, size: int, words: list[Array]) -> None:
         """Write words of `size` bytes at each offset of each owner's area."""
-        flat = self._flat(owner, offset, size * len(words), what)
-        view = self.data.view(f"u{size}")
-        known = self.written.view(f"u{size}")
+        place = self._flat(owner, offset, size * len(words)) // size
         for k, word in enumerate(words):
-            view[flat // size + k] = word
-            known[flat // size + k] = int.from_bytes(b"\x01" * size, "little")
+            self.data.view(f"u{size}")[place + k] = word
+            self.written.view(f"u{size}")[place + k] = _all_written(size)

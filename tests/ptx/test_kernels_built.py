@@ -61,7 +61,7 @@ def test_a_misaligned_base_and_an_end_overrun_are_reported():
     ptx = build(sample_kernels.copy_words, COPY)
     with pytest.raises(MisalignedError):
         check_copy(ptx, 64, shift=8)
-    with pytest.raises(OutOfBoundsError, match="byte 1024 of source, which has 1024"):
+    with pytest.raises(OutOfBoundsError, match="byte 1024 of source, which has 1024 bytes"):
         check_copy(ptx, 64, shift=16)
     with pytest.raises(OutOfBoundsError):
         check_copy(ptx, 64, shift=-16)

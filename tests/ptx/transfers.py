@@ -1,19 +1,22 @@
 """Loads, stores and atomics."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from ptx.accesses import ATOMIC, READ, WRITE, AccessLog, Traffic
-from ptx.faults import LaunchError, UnsupportedPTXError
+from ptx.faults import AccessError, LaunchError, UnsupportedPTXError
 from ptx.kernel import Address, Immediate, Instruction, Operand, Symbol, Vector
 from ptx.machine import LOCAL_WINDOW, SHARED_WINDOW, Execute, Threads
+from ptx.scratch import ScratchMemory
 from ptx.values import Array, Lanes, dtype_of, reader, writer
 
 U64 = np.dtype(np.uint64)
 SPACES = ("global", "shared", "local", "const", "param")
 GENERIC_SPACES = (("global", 0), ("shared", SHARED_WINDOW), ("local", LOCAL_WINDOW))
+DIRECTIONS = {READ: "load", WRITE: "store", ATOMIC: "atomic"}
 # What changes neither the value nor who may touch it: caches, scopes, volatility.
 HINTS = {"nc", "ca", "cg", "cs", "cv", "lu", "wb", "wt", "weak", "volatile", "gpu", "cta", "sys"}
 HINT_PREFIXES = ("L1::", "L2::")
@@ -22,8 +25,10 @@ ORDERED = {"relaxed", "acquire", "release", "acq_rel"}
 
 def _space(instruction: Instruction) -> str:
     """Return the space an instruction names; generic when it names none."""
+    if instruction.parts[0] in ("ld", "ldu", "st") and len(instruction.operands) != 2:
+        raise UnsupportedPTXError(str(instruction))
     for part in instruction.parts[1:-1]:
-        known = part in SPACES or part in HINTS or part in ORDERED or part in ("v2", "v4")
+        known = part in SPACES or part in HINTS or part in ORDERED or part in ("v2", "v4", "v8")
         if not known and not part.startswith((*HINT_PREFIXES, "shared::cta")):
             raise UnsupportedPTXError(f"modifier .{part}: {instruction}")
     named = [part.removesuffix("::cta") for part in instruction.parts]
@@ -55,36 +60,45 @@ class _Place:
         self.rows = threads.row[lanes]
         self.address = np.ascontiguousarray(address)
 
-    def load(self, size: int, count: int, what: str) -> list[Array]:
+    def load(self, size: int, count: int, instruction: Instruction) -> list[Array]:
         """Read words of the executing threads."""
-        if self.space == "global":
-            return self.threads.device.memory.load(self.address, size, count, what)
-        owner, memory = self._scratch()
-        return memory.load(owner, self.address, size, count, what)
+        with self._naming_the_thread(instruction):
+            if self.space in ("global", "const"):
+                return self.threads.device.memory.load(self.address, size, count)
+            owner, memory = self._scratch()
+            return memory.load(owner, self.address, size, count)
 
-    def store(self, size: int, words: list[Array], what: str) -> None:
+    def store(self, size: int, words: list[Array], instruction: Instruction) -> None:
         """Write words of the executing threads."""
-        if self.space == "global":
-            self.threads.device.memory.store(self.address, size, words, what)
-            return
-        owner, memory = self._scratch()
-        memory.store(owner, self.address, size, words, what)
+        with self._naming_the_thread(instruction):
+            if self.space == "global":
+                self.threads.device.memory.store(self.address, size, words)
+            else:
+                owner, memory = self._scratch()
+                memory.store(owner, self.address, size, words)
 
-    def _scratch(self) -> tuple[Array, Any]:
+    def _scratch(self) -> tuple[Array, ScratchMemory]:
         if self.space == "shared":
             return self.threads.row_block[self.rows], self.threads.shared
         return self.rows, self.threads.local
 
+    @contextlib.contextmanager
+    def _naming_the_thread(self, instruction: Instruction) -> Iterator[None]:
+        try:
+            yield
+        except AccessError as fault:
+            row = self.rows[fault.lane]
+            who = f"thread {self.threads.rank[row]} of block {self.threads.block[row]}"
+            raise type(fault)(f"{who} at {instruction}: {fault}", fault.lane) from None
+
     def note(self, kind: int, size: int, instruction: Instruction) -> None:
         """Count the traffic and keep the access for the search for races."""
         threads, rows, device = self.threads, self.rows, self.threads.device
-        if self.space == "local":
+        if self.space in ("local", "const"):
             return
         if self.space == "global":
-            for bit, name in ((READ, "load"), (WRITE, "store"), (ATOMIC, "atomic")):
-                if kind == bit:
-                    traffic = device.traffic.setdefault((name, size), Traffic())
-                    traffic.count(threads.warp[rows], self.address, size)
+            traffic = device.traffic.setdefault((DIRECTIONS[kind], size), Traffic())
+            traffic.count(threads.warp[rows], self.address, size)
         log = device.logs.setdefault(self.space, AccessLog(self.space, device.threads_per_block))
         # Areas of different blocks never meet: put each behind the one before.
         shift = threads.block[rows] * threads.shared.stride if self.space == "shared" else 0
@@ -134,13 +148,12 @@ def load(instruction: Instruction) -> Execute:
         return _load_parameter(instruction, dtype)
     writers = [writer(target) for target in targets]
     read_address = address_reader(instruction.operands[1])
-    size, count, what = dtype.itemsize, len(targets), str(instruction)
-    space = "global" if space == "const" else space
+    size, count = dtype.itemsize, len(targets)
     kind = ATOMIC if ORDERED & set(instruction.parts) else READ
 
     def execute(threads: Threads, lanes: Lanes) -> None:
         for chosen, place in _places(space, threads, lanes, read_address(threads, lanes)):
-            words = place.load(size, count, what)
+            words = place.load(size, count, instruction)
             place.note(kind, size * count, instruction)
             rows = place.rows if not isinstance(chosen, slice) else lanes
             for write, word in zip(writers, words, strict=True):
@@ -174,10 +187,8 @@ def store(instruction: Instruction) -> Execute:
     dtype = dtype_of(instruction.parts[-1], instruction)
     words_dtype = np.dtype(f"u{dtype.itemsize}")
     readers = [reader(item, words_dtype) for item in _items(instruction.operands[1])]
-    if any(isinstance(i, Immediate) and i.float_type for i in _items(instruction.operands[1])):
-        readers = [reader(item, dtype) for item in _items(instruction.operands[1])]
     read_address = address_reader(instruction.operands[0])
-    size, what = dtype.itemsize, str(instruction)
+    size = dtype.itemsize
     kind = ATOMIC if ORDERED & set(instruction.parts) else WRITE
 
     def execute(threads: Threads, lanes: Lanes) -> None:
@@ -187,7 +198,7 @@ def store(instruction: Instruction) -> Execute:
             for read in readers
         ]
         for chosen, place in _places(space, threads, lanes, read_address(threads, lanes)):
-            place.store(size, [word[chosen] for word in words], what)
+            place.store(size, [word[chosen] for word in words], instruction)
             place.note(kind, size * len(words), instruction)
 
     return execute
@@ -220,7 +231,7 @@ def atomic(instruction: Instruction) -> Execute:
     place_operand, *values = instruction.operands[1:] if returns else instruction.operands
     readers = [reader(value, dtype) for value in values]
     read_address = address_reader(place_operand)
-    size, what, reduce = dtype.itemsize, str(instruction), REDUCE[operation]
+    size, reduce = dtype.itemsize, REDUCE[operation]
 
     def execute(threads: Threads, lanes: Lanes) -> None:
         num_lanes = threads.row[lanes].size
@@ -231,9 +242,9 @@ def atomic(instruction: Instruction) -> Execute:
             place.note(ATOMIC, size, instruction)
             for i, lane in enumerate(np.arange(num_lanes)[chosen]):
                 one = _Place(place.space, threads, place.rows[i : i + 1], place.address[i : i + 1])
-                before = one.load(size, 1, what)[0].view(dtype)
+                before = one.load(size, 1, instruction)[0].view(dtype)
                 after = np.asarray(reduce(before, *(a[lane : lane + 1] for a in arguments)))
-                one.store(size, [after.astype(dtype).view(f"u{size}")], what)
+                one.store(size, [after.astype(dtype).view(f"u{size}")], instruction)
                 old[lane] = before[0]
         if write:
             write(threads, lanes, old)
