@@ -147,9 +147,9 @@ def compile_into(folder: Path | None, function: F, inline: bool, releases_gil: b
 
 
 def wrapping_kernel(function: F) -> F:
-    """Compile a kernel whose unsigned products wrap; interpreted, numpy would warn of them."""
+    """Compile a kernel whose numbers wrap, or overflow; interpreted, numpy would warn of them."""
     if INTERPRETED:
-        quiet: F = np.errstate(over="ignore")(function)
+        quiet: F = np.errstate(over="ignore", invalid="ignore")(function)
         return quiet
     return kernel(function)
 

@@ -12,6 +12,9 @@ from numba.np.arrayobj import make_array, populate_array
 
 Array = npt.NDArray[Any]
 _BYTES = ir.IntType(8).as_pointer()
+_VECTOR_BYTES = 32
+#: Bytes that `stream_bytes` loads before it stores them.
+STREAM_BYTES = 128
 
 
 def copy_bytes(destination: int, source: int, count: int) -> None:
@@ -45,6 +48,77 @@ def _copy_bytes_overload(destination: Any, source: Any, count: Any) -> Any:
         _copy_bytes(destination, source, count)
 
     return copy
+
+
+def stream_bytes(destination: int, source: int, count: int) -> None:
+    """Copy bytes past the caches: right for more than they hold, see `order_streams`.
+
+    Parameters
+    ----------
+    destination, source : int
+        The two runs do not overlap.
+    count : int
+        At least 0.
+    """
+    ctypes.memmove(int(destination), int(source), int(count))
+
+
+def order_streams() -> None:
+    """Make what `stream_bytes` wrote visible before anything that is written after this."""
+
+
+@intrinsic
+def _stream_lines(typingctx: Any, destination: Any, source: Any, count: Any) -> Any:
+    """Copy a multiple of `STREAM_BYTES` to an address that is a multiple of `_VECTOR_BYTES`."""
+    signature = types.void(types.int64, types.int64, types.int64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        wide = ir.IntType(64)
+        vector = ir.VectorType(wide, _VECTOR_BYTES // 8).as_pointer()
+        once = builder.module.add_metadata([ir.IntType(32)(1)])
+        offsets = range(0, STREAM_BYTES, _VECTOR_BYTES)
+        step = wide(STREAM_BYTES)
+        with cgutils.for_range_slice(builder, wide(0), args[2], step, intp=wide) as (at, _):
+            to, fro = (builder.add(address, at) for address in args[:2])
+            sources = (builder.inttoptr(builder.add(fro, wide(i)), vector) for i in offsets)
+            loaded = [builder.load(source, align=1) for source in sources]
+            for offset, value in zip(offsets, loaded, strict=True):
+                target = builder.inttoptr(builder.add(to, wide(offset)), vector)
+                store = builder.store(value, target, align=_VECTOR_BYTES)
+                store.set_metadata("nontemporal", once)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@overload(stream_bytes, inline="never")
+def _stream_bytes_overload(destination: Any, source: Any, count: Any) -> Any:
+    def stream(destination: Any, source: Any, count: Any) -> None:
+        head = min(-destination & (_VECTOR_BYTES - 1), count)
+        lines = (count - head) & ~(STREAM_BYTES - 1)
+        tail = head + lines
+        _copy_bytes(destination, source, head)
+        _copy_bytes(destination + tail, source + tail, count - tail)
+        _stream_lines(destination + head, source + head, lines)
+
+    return stream
+
+
+@intrinsic
+def _order_streams(typingctx: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@overload(order_streams, inline="never")
+def _order_streams_overload() -> Any:
+    def order() -> None:
+        _order_streams()
+
+    return order
 
 
 def array_at(address: int, count: int, dtype: "np.dtype[Any]") -> Array:

@@ -19,7 +19,7 @@ from nbkv.pools.check_kernels import (
     find_bad_slot,
 )
 from nbkv.pools.foreign import Foreign, describe
-from nbkv.pools.geometry import PoolGeometry
+from nbkv.pools.geometry import SHAPE_FIELDS, PoolGeometry
 from nbkv.pools.tensors import FOREIGN_NAMES
 
 #: What quantising pools take, and give when asked: a dtype's name to its code in kernels.
@@ -208,6 +208,8 @@ def check_rows(
     if not fits:
         shown = ", ".join("any" if extent is None else str(extent) for extent in wanted)
         refuse(f"{name}'s shape", found.shape, f"({shown})")
+    if 0 in found.shape:  # whose strides mean nothing
+        return found
     item = item_bytes(found.dtype_name)
     if found.shape[-1] > 1 and found.strides[-1] != item:
         refuse(f"{name}'s last stride", found.strides[-1], f"{item} bytes: rows are contiguous")
@@ -241,3 +243,19 @@ def check_scales(geometry: PoolGeometry, scales: Any) -> npt.NDArray[np.float32]
     if not (np.isfinite(full) & (full > 0) & np.isfinite(inverse)).all():
         refuse("scales", given, "above 0 and finite, as their inverses")
     return np.ascontiguousarray(full)
+
+
+def check_on_host(name: str, array: Foreign, is_written: bool = False) -> None:
+    """Check that an array is in the CPU's memory, and writable where it is written to."""
+    if array.on_cuda:
+        refuse(name, "in a device's memory", "in the CPU's")
+    if is_written and array.is_read_only:
+        refuse(name, "read-only", "writable")
+
+
+def check_same_shape(name: str, other: PoolGeometry, own: PoolGeometry) -> None:
+    """Check that two pools can exchange blocks."""
+    for field in SHAPE_FIELDS:
+        theirs, ours = getattr(other, field), getattr(own, field)
+        if theirs != ours:
+            refuse(f"{name}'s {field}", theirs, f"that of this pool, {ours}")

@@ -15,6 +15,15 @@ from nbkv.pools.tensors import WORD_DTYPES, find_planes
 LAYOUTS: Final = ("block_major", "layer_major")
 TOKEN_ORDERS: Final = ("NHD", "HND")
 SCALE_BYTES: Final = 4
+#: What two pools must have in common for a block of one to be a block of the other.
+SHAPE_FIELDS: Final = (
+    "num_layers",
+    "kv_factor",
+    "block_size",
+    "num_kv_heads",
+    "head_dim",
+    "dtype",
+)
 #: `PoolGeometry.as_words`: what stands at which index.
 BLOCK_STRIDE, TOKEN_STRIDE, HEAD_STRIDE, SCALE_OFFSET, SCALE_TOKEN_STRIDE, SCALE_HEAD_STRIDE = (
     range(6)
@@ -208,11 +217,6 @@ class PoolGeometry:
             self.scale_head_stride,
         )
         return np.concatenate((np.array(strides, np.int64), bases.ravel()))
-
-    def same_shape(self, other: "PoolGeometry") -> bool:
-        """Tell whether blocks of two pools have the same content, however they are laid out."""
-        names = ("num_layers", "kv_factor", "block_size", "num_kv_heads", "head_dim", "dtype")
-        return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
 def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:

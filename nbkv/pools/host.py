@@ -1,22 +1,20 @@
 """`HostPool`: keys and values in the CPU's memory."""
 
-from typing import Any, Final, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nbkv._arguments import check_out, refuse
-from nbkv.config import CacheConfig
-from nbkv.errors import ArgumentError
-from nbkv.pools.checks import check_config, check_layer
-from nbkv.pools.geometry import PoolGeometry
+from nbkv._arguments import check_count
+from nbkv.pools import checks, files, moves
+from nbkv.pools.geometry import FIRST_BASE
+from nbkv.pools.host_transfers import HostTransfers, check_peer, copy_between
 from nbkv.pools.tensors import WORD_DTYPES
-from nbkv.pools.views import view_at
 
-_ALIGNMENT: Final = 64
+BlockIds = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 
-class HostPool:
+class HostPool(HostTransfers):
     """The K/V memory of a `CacheConfig` on the CPU.
 
     Parameters
@@ -33,127 +31,263 @@ class HostPool:
     pinned : bool
         Page-locked for CUDA, so that copies to a device run beside other work; needs
         numba-cuda.
+
+    Notes
+    -----
+    Arrays may be numpy's, torch's on the CPU, or anything with ``__array_interface__`` or
+    DLPack; their last axis is contiguous. Pools of float32, float16 and bfloat16 take and give
+    their own dtype (uint16 arrays are bfloat16's words), pools of fp8 and int8 any of the three.
+    After any exception the pool is as it was.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbkv import CacheConfig, HostPool
+    >>> pool = HostPool(CacheConfig(4, 8, 1, num_kv_heads=1, head_dim=2, dtype="float32"))
+    >>> key = np.array([[[1, 2]], [[3, 4]]], np.float32)
+    >>> pool.append(0, key, -key, np.array([5, 6]))
+    >>> pool.gather(0, [1], 3)[:, :, 0].tolist()
+    [[[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]], [[-0.0, -0.0], [-1.0, -2.0], [-3.0, -4.0]]]
     """
 
-    def __init__(
-        self,
-        config: CacheConfig,
-        *,
-        layout: str = "block_major",
-        token_order: str = "NHD",
-        memory: npt.NDArray[np.uint8] | None = None,
-        pinned: bool = False,
-    ) -> None:
-        check_config(config)
-        num_bytes = config.num_blocks * config.bytes_per_block
-        memory = _allocate(num_bytes, memory)
-        address = memory.__array_interface__["data"][0]
-        self._set_up(config, PoolGeometry.own(config, address, layout, token_order), memory)
-
-    @classmethod
-    def wrap(cls, config: CacheConfig, tensors: object) -> Self:
-        """Make a pool of memory that somebody else has laid out, without a copy.
+    def append(self, layer: int, key: Any, value: Any, slot_mapping: BlockIds) -> None:  # noqa: ANN401
+        """Write the keys and values of new tokens into one layer.
 
         Parameters
         ----------
-        config : CacheConfig
-            Of any dtype but ``int8``.
-        tensors : array, or list of array or of pairs of array
-            One array with the logical axes (num_blocks, num_layers, kv, block_size, heads,
-            head_dim), in any strides; or for each layer one without num_layers; or for each
-            layer its keys and its values, (num_blocks, block_size, heads, head_dim).
-
-        Returns
-        -------
-        HostPool
+        layer : int
+        key, value : array, shape (num_tokens, num_kv_heads, head_dim)
+            `value` is None where kv_factor is 1.
+        slot_mapping : int64 or int32 array, shape (num_tokens,)
+            Where each token goes, none twice; -1 is nowhere.
 
         Raises
         ------
         TypeError, ArgumentError
         """
-        check_config(config)
-        geometry, foreign = PoolGeometry.of_tensors(config, tensors)
-        if any(tensor.on_cuda for tensor in foreign):
-            refuse("tensors", "in a device's memory", "in the CPU's; see CudaPool.wrap")
-        pool = cls.__new__(cls)
-        pool._set_up(config, geometry, foreign)
-        return pool
+        number = checks.check_layer(self.geometry, layer)
+        sources = self._check_sources(("key", "value"), (key, value), ())
+        self._append(number, sources, slot_mapping)
 
-    def _set_up(self, config: CacheConfig, geometry: PoolGeometry, owner: object) -> None:
-        self.config = config
-        self.geometry = geometry
-        self._owner = owner
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all blocks."""
-        return self.config.num_blocks * self.config.bytes_per_block
-
-    @property
-    def data(self) -> npt.NDArray[Any]:
-        """All words: (num_blocks, num_layers, kv_factor, block_size, num_kv_heads, head_dim).
-
-        A view, whatever the layout. uint16 for bfloat16, uint8 for fp8.
-
-        Raises
-        ------
-        ArgumentError
-            The layers lie apart (`wrap` of a list): use `layer`.
-        """
-        g = self.geometry
-        by_layer, by_kv = _steps(g.bases)
-        expected = g.bases[0, 0] + np.add.outer(
-            by_layer * np.arange(g.num_layers), by_kv * np.arange(g.kv_factor)
-        )
-        if not (g.bases == expected).all():
-            raise ArgumentError("data is not one array here, its layers lie apart; use layer(i)")
-        shape = (g.num_blocks, g.num_layers, g.kv_factor, g.block_size, g.num_kv_heads, g.head_dim)
-        strides = (g.block_stride, by_layer, by_kv, g.token_stride, g.head_stride, g.item_bytes)
-        return view_at(int(g.bases[0, 0]), shape, strides, WORD_DTYPES[g.dtype], self._owner)
-
-    def layer(self, layer: int) -> npt.NDArray[Any]:
-        """View one layer's words: (num_blocks, kv_factor, block_size, num_kv_heads, head_dim).
+    def append_all(self, keys: Any, values: Any, slot_mapping: BlockIds) -> None:  # noqa: ANN401
+        """Write the keys and values of new tokens into all layers: see `append`.
 
         Parameters
         ----------
-        layer : int
-
-        Returns
-        -------
-        numpy.ndarray
+        keys, values : array, shape (num_layers, num_tokens, num_kv_heads, head_dim)
+        slot_mapping : int64 or int32 array, shape (num_tokens,)
 
         Raises
         ------
-        ArgumentError
+        TypeError, ArgumentError
+        """
+        leading = (self.geometry.num_layers,)
+        sources = self._check_sources(("keys", "values"), (keys, values), leading)
+        self._append(None, sources, slot_mapping)
+
+    def copy_blocks(self, pairs: BlockIds) -> None:
+        """Copy whole blocks, all layers.
+
+        Parameters
+        ----------
+        pairs : int32 array, shape (n, 2)
+            Source and destination; no block is a destination twice, or both.
+
+        Raises
+        ------
+        TypeError, ArgumentError
+        """
+        rows = checks.check_pairs(pairs, self._block_marks)
+        moves.copy_whole_blocks(rows, self.geometry, self.geometry, self.num_threads)
+        written = self._slot_marks.reshape(self.geometry.num_blocks, -1)
+        written[rows[:, 1]] = written[rows[:, 0]]
+
+    def copy_partial(self, pairs: BlockIds, num_tokens: BlockIds) -> None:
+        """Copy the first tokens of blocks, all layers, for copy-on-write.
+
+        Parameters
+        ----------
+        pairs : int32 array, shape (n, 2)
+            As `copy_blocks` takes them.
+        num_tokens : int32 array, shape (n,)
+            Of each; what is behind them stays as it is.
+
+        Raises
+        ------
+        TypeError, ArgumentError
         """
         g = self.geometry
-        bases = g.bases[check_layer(g, layer)]
-        shape = (g.num_blocks, g.kv_factor, g.block_size, g.num_kv_heads, g.head_dim)
-        by_kv = int(bases[-1] - bases[0])
-        strides = (g.block_stride, by_kv, g.token_stride, g.head_stride, g.item_bytes)
-        return view_at(int(bases[0]), shape, strides, WORD_DTYPES[g.dtype], self._owner)
+        rows = checks.check_pairs(pairs, self._block_marks)
+        counts = checks.check_num_tokens("num_tokens", num_tokens, len(rows), g.block_size)
+        words = g.as_words()
+        shape = moves.shape_words(g, words.size - FIRST_BASE, streams=False)
+        pieces = moves.whole_pieces(rows, g.block_size, counts)
+        moves.copy_pieces(pieces, words, words, shape, self.num_threads)
+        written = self._slot_marks.reshape(g.num_blocks, -1)
+        copied = np.arange(g.block_size) < counts[:, None]
+        written[rows[:, 1]] = np.where(copied, written[rows[:, 0]], written[rows[:, 1]])
 
+    def gather(
+        self,
+        layer: int | None,
+        block_ids: BlockIds,
+        num_tokens: int,
+        out: Any = None,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Read the tokens of a row of blocks, a block table say, one after another.
 
-def _steps(bases: npt.NDArray[np.int64]) -> tuple[int, int]:
-    """Find how far apart the first two layers, and their keys and values, are."""
-    by_layer = int(bases[1, 0] - bases[0, 0]) if bases.shape[0] > 1 else 0
-    return by_layer, int(bases[0, -1] - bases[0, 0])
+        Parameters
+        ----------
+        layer : int or None
+            None reads all.
+        block_ids : int32 or int64 array
+        num_tokens : int
+            At most what the blocks have.
+        out : array, optional
+            Takes them: (kv_factor, num_tokens, num_kv_heads, head_dim), num_layers in front
+            where `layer` is None. New and, from a quantising pool, float32 when omitted.
 
+        Returns
+        -------
+        array
+            `out`.
 
-def _allocate(num_bytes: int, memory: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.uint8]:
-    """Make zeroed memory, or check what is given."""
-    if memory is None:
-        try:
-            raw = np.zeros(num_bytes + _ALIGNMENT, np.uint8)
-        except (MemoryError, ValueError, OverflowError):
-            raise ArgumentError(
-                f"config needs {num_bytes} bytes, more than can be allocated"
-            ) from None
-        shift = -raw.__array_interface__["data"][0] % _ALIGNMENT
-        return raw[shift : shift + num_bytes]
-    check_out("memory", memory, np.uint8)
-    if memory.size < num_bytes:
-        refuse("memory", f"{memory.size} bytes", f"at least {num_bytes}, num_blocks of them")
-    if memory.__array_interface__["data"][0] % 16:
-        refuse("memory's address", memory.__array_interface__["data"][0], "a multiple of 16")
-    return memory
+        Raises
+        ------
+        TypeError, ArgumentError
+        """
+        g = self.geometry
+        ids = checks.check_block_ids("block_ids", block_ids, g.num_blocks, is_written=False)
+        count = check_count("num_tokens", num_tokens, ids.size * g.block_size)
+        leading = self._leading(layer, count)
+        if out is None:
+            kind = WORD_DTYPES["float32" if g.dtype in checks.QUANTISED else g.dtype]
+            out = np.empty((*leading, g.num_kv_heads, g.head_dim), kind)
+        target = checks.check_rows("out", out, g, leading)
+        checks.check_on_host("out", target, is_written=True)
+        pieces = moves.block_pieces(ids, g.block_size, count, into=False)
+        self._transfer(layer, None, pieces, target, self._addresses(target), into=False)
+        return out
+
+    def scatter(self, layer: int | None, block_ids: BlockIds, values: Any) -> None:  # noqa: ANN401
+        """Write the tokens of a row of blocks: the inverse of `gather`.
+
+        Parameters
+        ----------
+        layer : int or None
+            None writes all.
+        block_ids : int32 or int64 array
+            No block twice.
+        values : array
+            (kv_factor, num_tokens, num_kv_heads, head_dim), num_layers in front where `layer`
+            is None.
+
+        Raises
+        ------
+        TypeError, ArgumentError
+        """
+        g = self.geometry
+        ids = checks.check_block_ids("block_ids", block_ids, g.num_blocks, is_written=True)
+        leading = self._leading(layer, None)
+        source = checks.check_rows("values", values, g, leading)
+        checks.check_on_host("values", source)
+        count = source.shape[-3]
+        check_count("values' num_tokens", count, ids.size * g.block_size)
+        pieces = moves.block_pieces(ids, g.block_size, count, into=True)
+        self._transfer(layer, None, pieces, source, self._addresses(source), into=True)
+        self._mark_blocks(ids, np.minimum(pieces[:, 2], g.block_size))
+
+    def zero(self, block_ids: BlockIds) -> None:
+        """Set all bytes of blocks to 0, int8's scales too.
+
+        Parameters
+        ----------
+        block_ids : int32 or int64 array
+
+        Raises
+        ------
+        TypeError, ArgumentError
+        """
+        g = self.geometry
+        ids = checks.check_block_ids("block_ids", block_ids, g.num_blocks, is_written=False)
+        for layer in range(g.num_layers):
+            self.layer(layer)[ids] = 0
+        if g.dtype == "int8":
+            self.scales[ids] = 0
+        self._slot_marks.reshape(g.num_blocks, -1)[ids] = 0
+
+    def swap_out(
+        self,
+        block_ids: BlockIds,
+        host_pool: "HostPool",
+        host_block_ids: BlockIds,
+        stream: object = None,
+    ) -> None:
+        """Copy whole blocks to another pool of the same shape and dtype, in any layout.
+
+        Parameters
+        ----------
+        block_ids : int32 or int64 array, shape (n,)
+            Here.
+        host_pool : HostPool
+            fp8: with the same scales, since words go as they are.
+        host_block_ids : int32 or int64 array, shape (n,)
+            There, none twice.
+        stream : None
+            Of a device; here there is none.
+
+        Raises
+        ------
+        TypeError, ArgumentError
+        """
+        check_peer(self, host_pool, stream)
+        copy_between(self, host_pool, ("block_ids", block_ids), ("host_block_ids", host_block_ids))
+
+    def swap_in(
+        self,
+        block_ids: BlockIds,
+        host_pool: "HostPool",
+        host_block_ids: BlockIds,
+        stream: object = None,
+    ) -> None:
+        """Copy whole blocks from another pool, `host_block_ids` there to `block_ids` here.
+
+        Parameters
+        ----------
+        block_ids, host_pool, host_block_ids, stream
+            As `swap_out` takes them.
+
+        Raises
+        ------
+        TypeError, ArgumentError
+        """
+        check_peer(self, host_pool, stream)
+        copy_between(host_pool, self, ("host_block_ids", host_block_ids), ("block_ids", block_ids))
+
+    def save(self, file: files.File) -> None:
+        """Write all blocks, and fp8's scales, to a file that a pool of any layout can load.
+
+        Parameters
+        ----------
+        file : path, or binary file open for writing
+
+        Raises
+        ------
+        OSError
+        """
+        files.save_pool(self, file)
+
+    def load(self, file: files.File) -> None:
+        """Read back what `save` wrote, over all blocks and fp8's scales.
+
+        Parameters
+        ----------
+        file : path, or binary file open for reading that can seek
+
+        Raises
+        ------
+        OSError
+        ArgumentError
+            No pool's file, one of another shape, dtype or number of blocks, or cut short.
+        """
+        files.load_pool(self, file)
