@@ -1,6 +1,6 @@
 """`CudaPool`: keys and values in a GPU's memory."""
 
-import weakref
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,16 +9,11 @@ import numpy.typing as npt
 from nbkv._arguments import check_count, refuse
 from nbkv.pools import checks, cuda_moves
 from nbkv.pools.check_kernels import WRITTEN
-from nbkv.pools.cuda_device import Memory, page_locked
-from nbkv.pools.cuda_kernels import BLOCKS_32
-from nbkv.pools.cuda_memory import CudaMemory
-from nbkv.pools.cuda_moves import Indices, Rows
+from nbkv.pools.cuda_device import page_locked
 from nbkv.pools.cuda_sources import CudaSources
-from nbkv.pools.foreign import row_major
 from nbkv.pools.host import HostPool
-from nbkv.pools.tensors import WORD_DTYPES
 
-__all__ = ["CudaMemory", "CudaPool", "page_locked"]
+__all__ = ["CudaPool", "page_locked"]
 
 BlockIds = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
@@ -63,7 +58,9 @@ class CudaPool(CudaSources):
         TypeError, ArgumentError
         """
         number = checks.check_layer(self.geometry, layer)
-        self._append(number, 1, self._check_sources(("key", "value"), (key, value), ()), slot_mapping)
+        self._append(
+            number, 1, self._check_sources(("key", "value"), (key, value), ()), slot_mapping
+        )
 
     def append_all(self, keys: Any, values: Any, slot_mapping: Any) -> None:  # noqa: ANN401
         """Write the keys and values of new tokens into all layers, in one launch.
@@ -164,9 +161,9 @@ class CudaPool(CudaSources):
             refuse("out", "read-only", "writable")
         stream = self._ordered_stream()
         at = self._block_indices(ids, count, stream)
-        planes = target.strides[-4] if g.kv_factor > 1 else 0
+        rows, by_kv = cuda_moves.planes_of(target)
         first, layers = self._layers(layer)
-        cuda_moves.gather(self._place, first, layers, _planed(target), planes, at, stream)
+        cuda_moves.gather(self._place, first, layers, rows, by_kv, at, stream)
         return out
 
     def scatter(self, layer: int | None, block_ids: BlockIds, values: Any) -> None:  # noqa: ANN401
@@ -193,10 +190,8 @@ class CudaPool(CudaSources):
         check_count("values' num_tokens", count, ids.size * g.block_size)
         stream = self._ordered_stream()
         at = self._block_indices(ids, count, stream)
-        key = _planed(source)
-        value = None
-        if g.kv_factor > 1:
-            value = cuda_moves.moved(key, source.strides[-4])
+        key, by_kv = cuda_moves.planes_of(source)
+        value = replace(key, address=key.address + by_kv) if g.kv_factor > 1 else None
         first, layers = self._layers(layer)
         cuda_moves.append(self._place, first, layers, key, value, at, stream)
         written = self._slot_marks.reshape(g.num_blocks, -1)
@@ -225,7 +220,11 @@ class CudaPool(CudaSources):
         self._slot_marks.reshape(g.num_blocks, -1)[ids] = 0
 
     def swap_out(
-        self, block_ids: BlockIds, host_pool: HostPool, host_block_ids: BlockIds, stream: Any = None  # noqa: ANN401
+        self,
+        block_ids: BlockIds,
+        host_pool: HostPool,
+        host_block_ids: BlockIds,
+        stream: Any = None,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         """Copy whole blocks to a page-locked pool of the same shape and dtype.
 
@@ -255,7 +254,11 @@ class CudaPool(CudaSources):
         return self._swap(host_pool, pairs, stream, is_in=False)
 
     def swap_in(
-        self, block_ids: BlockIds, host_pool: HostPool, host_block_ids: BlockIds, stream: Any = None  # noqa: ANN401
+        self,
+        block_ids: BlockIds,
+        host_pool: HostPool,
+        host_block_ids: BlockIds,
+        stream: Any = None,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         """Copy whole blocks from a page-locked pool, `host_block_ids` there to `block_ids` here.
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from nbkv.errors import ArgumentError
 from nbkv.pools.cuda_jit import SIMULATED, Kernel
+from nbkv.pools.foreign import Foreign
 from nbkv.pools.views import view_at
 
 #: Configured launches kept at once; a decode loop needs a few.
@@ -87,7 +88,22 @@ class Device:
             raise
         return Memory(int(array.__cuda_array_interface__["data"][0]), array)
 
-    def fill_zero(self, memory: Memory, num_bytes: int, stream: Any) -> None:  # noqa: ANN401
+    def reaches(self, array: Foreign) -> bool:
+        """Tell whether kernels can be given an array's address."""
+        return SIMULATED or array.on_cuda
+
+    def mapped_address(self, address: int) -> int | None:
+        """Return where the device finds page-locked host memory, or None if it is not."""
+        if SIMULATED:
+            return address
+        from numba.cuda.cudadrv import driver
+
+        try:
+            return int(driver.get_devptr_for_active_ctx(address))
+        except driver.CudaAPIError:
+            return None
+
+    def fill_zero(self, memory: Memory, num_bytes: int, stream: Any) -> None:
         """Zero the first bytes of memory."""
         if SIMULATED:
             self.view(memory.address, (num_bytes,), (1,), np.dtype(np.uint8), memory)[...] = 0
@@ -103,7 +119,7 @@ class Device:
         strides: tuple[int, ...],
         dtype: "np.dtype[Any]",
         owner: object,
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         """View device memory as numba's array, which torch and CuPy take as it is.
 
         Parameters
@@ -126,7 +142,7 @@ class Device:
         }
         return numba.cuda.from_cuda_array_interface(interface, owner=owner, sync=False)
 
-    def upload(self, address: int, array: npt.NDArray[Any], stream: Any) -> None:  # noqa: ANN401
+    def upload(self, address: int, array: npt.NDArray[Any], stream: Any) -> None:
         """Copy a contiguous host array to device memory, in the order of the stream."""
         if array.size == 0:
             return
@@ -142,7 +158,7 @@ class Device:
         kernel: Kernel,
         grid: tuple[int, int, int],
         block: tuple[int, int, int],
-        stream: Any,  # noqa: ANN401
+        stream: Any,
         args: tuple[int | float, ...],
     ) -> None:
         """Launch a kernel; a grid without blocks does nothing.
@@ -170,7 +186,7 @@ class Device:
             self._configured[key] = configured
         configured(*args)
 
-    def as_stream(self, stream: Any) -> Any:  # noqa: ANN401
+    def as_stream(self, stream: Any) -> Any:
         """Make numba's stream of another library's.
 
         Parameters
@@ -203,19 +219,36 @@ class Device:
             f"stream is {stream!r}; it must be a handle or a stream of numba, torch or CuPy"
         )
 
-    def new_stream(self) -> Any:  # noqa: ANN401
+    def new_stream(self) -> Any:
         """Create a stream."""
         return numba.cuda.stream()
 
-    def record(self, stream: Any) -> Any:  # noqa: ANN401
+    def record(self, stream: Any) -> Any:
         """Note the point that a stream has come to."""
-        event = numba.cuda.event(timing=False)
+        event = numba.cuda.event() if SIMULATED else numba.cuda.event(timing=False)
         event.record(stream or numba.cuda.default_stream())
         return event
 
-    def wait(self, stream: Any, event: Any) -> None:  # noqa: ANN401
+    def wait(self, stream: Any, event: Any) -> None:
         """Let what is launched into a stream from now on wait for an event."""
         event.wait(stream or numba.cuda.default_stream())
+
+
+def page_locked(num_bytes: int) -> npt.NDArray[np.uint8]:
+    """Allocate zeroed host memory that a device reads and writes by itself.
+
+    Parameters
+    ----------
+    num_bytes : int
+
+    Returns
+    -------
+    uint8 array
+        Freed when it goes.
+    """
+    memory: npt.NDArray[np.uint8] = numba.cuda.pinned_array(num_bytes, np.uint8)
+    memory[...] = 0
+    return memory
 
 
 class Staging:
@@ -229,7 +262,7 @@ class Staging:
         self._memory = Memory(0, None)
         self._num_bytes = 0
 
-    def put(self, stream: Any, *arrays: npt.NDArray[Any]) -> list[int]:  # noqa: ANN401
+    def put(self, stream: Any, *arrays: npt.NDArray[Any]) -> list[int]:
         """Upload arrays and return their addresses, each a multiple of 16.
 
         Parameters

@@ -54,11 +54,7 @@ class Rows:
     @classmethod
     def of(cls, array: Foreign) -> "Rows":
         """Take the strides of an array whose axes end with (tokens, heads, head_dim)."""
-        # The stride of an axis of one is never added, and may be anything.
-        steps = [
-            step if extent > 1 else 0
-            for extent, step in zip(array.shape, array.strides, strict=True)
-        ]
+        steps = used_strides(array)
         layer = steps[0] if len(steps) > 3 else 0
         return cls(array.address, layer, steps[-3], steps[-2], array.dtype_name)
 
@@ -70,6 +66,19 @@ class Indices:
     address: int
     kind: int
     num_tokens: int
+
+
+def used_strides(array: Foreign) -> list[int]:
+    """Return strides, with 0 for axes of one: theirs are never added, and may be anything."""
+    pairs = zip(array.shape, array.strides, strict=True)
+    return [stride if extent > 1 else 0 for extent, stride in pairs]
+
+
+def planes_of(array: Foreign) -> tuple[Rows, int]:
+    """Return the keys' rows of an array (..., kv, tokens, heads, head_dim), and V's distance."""
+    steps = used_strides(array)
+    layer = steps[0] if len(steps) > 4 else 0
+    return Rows(array.address, layer, steps[-3], steps[-2], array.dtype_name), steps[-4]
 
 
 def make_words(
@@ -128,7 +137,13 @@ def power_up_to(number: int, most: int) -> int:
 
 
 def append(
-    place: Place, layer: int, num_layers: int, key: Rows, value: Rows | None, at: Indices, stream: Any  # noqa: ANN401
+    place: Place,
+    layer: int,
+    num_layers: int,
+    key: Rows,
+    value: Rows | None,
+    at: Indices,
+    stream: Any,  # noqa: ANN401
 ) -> None:
     """Write tokens' keys and values, from `layer` on: one launch where their strides agree.
 
@@ -176,7 +191,7 @@ def _append_planes(
         launch(kernel, grid, block, stream, head + strides + tail)
         return
     heads, row = _heads_and_row(g, key.head_stride)
-    unit = unit_of(row, *strides, *_alignments(g), key.address, value, key.head_stride)
+    unit = unit_of(row, *strides, *alignments_of(g), key.address, value, key.head_stride)
     if heads == 1 and unit == kernels.WIDE:
         block = _line(place, row // unit)
         launch(kernels.append, grid, block, stream, head + strides + (row // unit,))
@@ -187,7 +202,13 @@ def _append_planes(
 
 
 def gather(
-    place: Place, layer: int, num_layers: int, out: Rows, kv_stride: int, at: Indices, stream: Any  # noqa: ANN401
+    place: Place,
+    layer: int,
+    num_layers: int,
+    out: Rows,
+    kv_stride: int,
+    at: Indices,
+    stream: Any,  # noqa: ANN401
 ) -> None:
     """Read tokens' keys and values into rows, from `layer` on.
 
@@ -216,7 +237,7 @@ def gather(
         launch(kernel, grid, block, stream, head + strides + tail)
         return
     heads, row = _heads_and_row(g, out.head_stride)
-    unit = unit_of(row, *strides, *_alignments(g), out.address)
+    unit = unit_of(row, *strides, *alignments_of(g), out.address)
     planes_in_line = num_layers == 1 or out.layer_stride == g.kv_factor * kv_stride
     if heads == 1 and unit == kernels.WIDE and planes_in_line:
         args = (*head, kv_stride, out.token_stride, row // unit)
@@ -227,7 +248,10 @@ def gather(
 
 
 def copy_blocks(
-    place: Place, staging: Staging, pairs: npt.NDArray[np.int32], stream: Any  # noqa: ANN401
+    place: Place,
+    staging: Staging,
+    pairs: npt.NDArray[np.int32],
+    stream: Any,  # noqa: ANN401
 ) -> None:
     """Copy whole blocks, all planes.
 
@@ -240,7 +264,7 @@ def copy_blocks(
     """
     g = place.geometry
     planes, num_bytes = runs_of(g)
-    aligned = unit_of(num_bytes, *_alignments(g)) == kernels.WIDE
+    aligned = unit_of(num_bytes, *alignments_of(g)) == kernels.WIDE
     if planes == 0 or not aligned:
         counts = np.full(pairs.shape[0], g.block_size, np.int32)
         copy_rows(place, staging, pairs, counts, stream)
@@ -274,7 +298,7 @@ def copy_rows(
     """
     g = place.geometry
     heads, row = _heads_and_row(g, g.row_bytes)
-    unit = unit_of(row, *_alignments(g))
+    unit = unit_of(row, *alignments_of(g))
     block = _block(place, row // unit, g.block_size)
     parts = min(MAX_GRID, -(-g.block_size // block[1]))
     scale_heads = g.num_kv_heads if g.dtype == "int8" else 0
@@ -287,7 +311,10 @@ def copy_rows(
 
 
 def zero(
-    place: Place, staging: Staging, blocks: npt.NDArray[np.int32], stream: Any  # noqa: ANN401
+    place: Place,
+    staging: Staging,
+    blocks: npt.NDArray[np.int32],
+    stream: Any,  # noqa: ANN401
 ) -> None:
     """Fill blocks with zero bytes.
 
@@ -304,7 +331,7 @@ def zero(
     if planes == 0:
         planes, tokens = g.num_layers * g.kv_factor, g.block_size
         heads, row = _heads_and_row(g, g.row_bytes)
-    unit = unit_of(row, *_alignments(g))
+    unit = unit_of(row, *alignments_of(g))
     block = _line(place, row // unit)
     parts = min(-(-row // (unit * block[0])), MAX_GRID)
     (address,) = staging.put(stream, blocks)
@@ -357,12 +384,18 @@ def runs_of(g: PoolGeometry) -> tuple[int, int]:
     return 0, 0
 
 
+def common_run(g: PoolGeometry, other: PoolGeometry) -> tuple[int, int, int]:
+    """Return planes, bytes of a run of one, and unit, of an exchange between two pools."""
+    planes, num_bytes = max(runs_of(g), runs_of(other))
+    return planes, num_bytes, unit_of(num_bytes, *alignments_of(g), *alignments_of(other))
+
+
 def alignment_of(g: PoolGeometry) -> int:
     """Return the bytes of the widest unit that a pool's rows can be moved in."""
-    return unit_of(g.row_bytes, *_alignments(g))
+    return unit_of(g.row_bytes, *alignments_of(g))
 
 
-def _alignments(g: PoolGeometry) -> tuple[int, ...]:
+def alignments_of(g: PoolGeometry) -> tuple[int, ...]:
     """Return what a unit must divide wherever it moves rows of the pool."""
     extents = (g.num_blocks, g.block_size, g.num_kv_heads)
     strides = (g.block_stride, g.token_stride, g.head_stride)
