@@ -5,6 +5,7 @@ that in the last bits, within the bounds that the PTX manual gives.
 """
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,6 @@ SCALARS = ("f16", "bf16", "f32", "f64")
 
 def _fma_f64(one: Array, other: Array, addend: Array) -> Array:
     """Round products and sums of float64 once, by exact rationals."""
-    from fractions import Fraction
-
     plain = one * other + addend
     result = np.atleast_1d(plain).copy()
     columns = np.broadcast_arrays(*map(np.atleast_1d, (one, other, addend)))
@@ -69,14 +68,14 @@ APPROXIMATE: dict[str, Callable[..., Any]] = {
 
 def _minimum(one: Array, other: Array) -> Array:
     """Return the smaller, a number before NaN and -0 before +0."""
-    zero = (one == 0) & (other == 0)
-    return np.where(zero & np.signbit(other), other, np.fmin(one, other))
+    zero = np.where(np.signbit(one), one, other)
+    return np.where((one == 0) & (other == 0), zero, np.fmin(one, other))
 
 
 def _maximum(one: Array, other: Array) -> Array:
-    zero = (one == 0) & (other == 0)
-    result = np.where(zero & np.signbit(one), other, np.fmax(one, other))
-    return np.where(zero & ~np.signbit(one), one, result)
+    """Return the larger, a number before NaN and +0 before -0."""
+    zero = np.where(np.signbit(one), other, one)
+    return np.where((one == 0) & (other == 0), zero, np.fmax(one, other))
 
 
 def _widen_operand(raw: Array, type_name: str) -> Array:

@@ -54,7 +54,7 @@ def _without_comments(text: str) -> str:
         return "\n" * match[0].count("\n")
 
     return re.sub(
-        r"//[^\n]*|/\*.*?\*/|^[ \t]*\.(?:loc|file|pragma)\b[^\n]*", blank, text, flags=re.S | re.M
+        r"//[^\n]*|/\*.*?\*/|^[ \t]*\.(?:loc|file)\b[^\n]*", blank, text, flags=re.S | re.M
     )
 
 
@@ -131,8 +131,8 @@ class _BodyParser:
         if text.startswith(".reg"):
             self._declare(text)
             return
-        if text.startswith((".shared", ".local", ".const", ".global")):
-            return  # found by _variables already
+        if text.startswith((".shared", ".local", ".const", ".global", ".pragma")):
+            return  # a hint, or a variable, which _variables has found
         match = STATEMENT.fullmatch(text)
         if match is None:
             raise UnsupportedPTXError(f"line {line}: {text}")

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,9 @@ def missing_wheels() -> list[str]:
 
 def require_wheels() -> None:
     """Skip the module that calls this, with a reason, unless the wheels are there."""
+    for variable in ("NUMBA_ENABLE_CUDASIM", "NUMBA_DISABLE_JIT"):
+        if os.environ.get(variable, "0") != "0":
+            pytest.skip(f"{variable} is set: nothing is compiled", allow_module_level=True)
     missing = missing_wheels()
     if missing:
         pytest.skip(
