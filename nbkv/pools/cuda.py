@@ -9,8 +9,8 @@ import numpy.typing as npt
 from nbkv._arguments import check_count, refuse
 from nbkv.pools import checks, cuda_moves
 from nbkv.pools.check_kernels import WRITTEN
+from nbkv.pools.cuda_attention import CudaAttention
 from nbkv.pools.cuda_device import page_locked
-from nbkv.pools.cuda_sources import CudaSources
 from nbkv.pools.host import HostPool
 
 __all__ = ["CudaPool", "page_locked"]
@@ -18,7 +18,7 @@ __all__ = ["CudaPool", "page_locked"]
 BlockIds = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 
-class CudaPool(CudaSources):
+class CudaPool(CudaAttention):
     """The K/V memory of a `CacheConfig` on the current CUDA device.
 
     Parameters

@@ -145,8 +145,9 @@ def meet(maxima, sums, places, largest, total, weighted, lanes_log2):
     thread = int32(cuda.threadIdx.x)
     group = int32(thread >> int32(lanes_log2))
     num_groups = int32(int32(cuda.blockDim.x) >> int32(lanes_log2))
-    maxima[group] = largest
-    sums[group] = total
+    if thread & int32((int32(1) << int32(lanes_log2)) - 1) == 0:
+        maxima[group] = largest
+        sums[group] = total
     cuda.syncthreads()
     highest = LOWEST
     i = int32(0)

@@ -19,7 +19,7 @@ from nbkv import _jit
 from nbkv.pools import cuda_simulated
 
 #: Whether numba runs CUDA kernels as Python threads (``NUMBA_ENABLE_CUDASIM=1``).
-SIMULATED: Final = bool(numba.config.ENABLE_CUDASIM)
+SIMULATED: Final = bool(numba.config.ENABLE_CUDASIM)  # type: ignore[attr-defined]
 
 
 class _SimulatedCuda:

@@ -121,6 +121,7 @@ class CudaMemory:
         self._side_stream: Any = None
         self._pending: list[Any] = []
         self._staging: dict[int, Staging] = {}
+        self._partials: dict[int, Staging] = {}
         self._slot_marks = np.zeros(config.num_blocks * config.block_size, np.uint8)
         self._block_marks = np.zeros(config.num_blocks, np.uint8)
         shape = (config.num_layers, config.kv_factor, config.num_kv_heads)
@@ -248,6 +249,10 @@ class CudaMemory:
     def _staged(self, stream: Any) -> Staging:  # noqa: ANN401
         """Return the staging memory of a stream."""
         return self._staging.setdefault(id(stream), Staging(self._device))
+
+    def _partials_of(self, stream: Any) -> Staging:  # noqa: ANN401
+        """Return the memory that attention keeps its partial results of a stream in."""
+        return self._partials.setdefault(id(stream), Staging(self._device))
 
     def _ordered_stream(self) -> Any:  # noqa: ANN401
         """Return the pool's stream, behind the swaps under way."""

@@ -120,7 +120,8 @@ def pack_division(block_size: int) -> int:
         is exact. Bits 32 to 39: the shift. Bits 40 on: the block size.
     """
     shift = (block_size - 1).bit_length()
-    return (2 ** (31 + shift) // block_size + 1) | shift << 32 | block_size << 40
+    reciprocal: int = 2 ** (31 + shift) // block_size + 1
+    return reciprocal | shift << 32 | block_size << 40
 
 
 def unit_of(*numbers: int) -> int:
@@ -197,8 +198,8 @@ def _append_planes(
         launch(kernels.append, grid, block, stream, head + strides + (row // unit,))
         return
     block = _block(place, row // unit, heads)
-    tail = (key.head_stride, heads, row, unit)
-    launch(kernels.append_heads, grid, block, stream, head + strides + tail)
+    by_head = (key.head_stride, heads, row, unit)
+    launch(kernels.append_heads, grid, block, stream, head + strides + by_head)
 
 
 def gather(

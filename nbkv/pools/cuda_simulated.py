@@ -79,7 +79,8 @@ def bits_of(number: np.float32) -> int:
 
 def float_of(bits: int) -> np.float32:
     """Return the float32 of 32 bits."""
-    return np.float32(np.uint32(bits & 0xFFFFFFFF).view(np.float32))
+    found: np.float32 = np.uint32(bits & 0xFFFFFFFF).view(np.float32)
+    return found
 
 
 def multiply_high(one: int, other: int) -> int:
@@ -134,7 +135,8 @@ def rint_to_int8(number: np.float32) -> int:
 
 def exp2_of(number: np.float32) -> np.float32:
     """Return a power of two."""
-    return np.exp2(np.float32(number))
+    found: np.float32 = np.exp2(np.float32(number))
+    return found
 
 
 class _Warp:
@@ -159,7 +161,7 @@ def exchange(number: np.float32, mask: int) -> np.float32:
         warp = _WARPS.setdefault((id(cuda.current()), place // WARP), _Warp())
     warp.numbers[place % WARP] = number
     warp.barrier.wait(timeout=10)
-    found = warp.numbers[place % WARP ^ mask]
+    found: np.float32 = warp.numbers[place % WARP ^ mask]
     warp.barrier.wait(timeout=10)
     return found
 
