@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from ptx.faults import LaunchError
 from ptx.handwritten import HEADER, module, run
-from ptx.launch import launch
+from ptx.launch import find_kernel, launch
 from ptx.memory import GlobalMemory
 
 LANES = np.arange(32, dtype=np.uint32)
@@ -134,3 +135,26 @@ def test_arrays_and_scalars_are_passed_as_numba_passes_them():
     flat = array.ravel()
     assert flat[[0, 1, 4, 5, 6, 7, 8, 10]].tolist() == [12, 8, 3, 4, 32, 8, -5, 77]
     assert flat.view(np.float32)[18] == 1.5
+
+
+def test_arguments_must_fit_the_parameters():
+    ptx = module("", 2)
+    with pytest.raises(LaunchError, match="2 parameters, the arguments make 1"):
+        launch(ptx, 1, 1, [0])
+    with pytest.raises(LaunchError, match="fit"):
+        launch(ptx, 1, 1, [1 << 64, 0])
+    with pytest.raises(LaunchError, match="named"):
+        find_kernel(ptx, "other")
+
+
+def test_buffers_do_not_overlap_and_parts_of_one_share_its_addresses():
+    memory = GlobalMemory()
+    data = np.zeros((4, 8), np.uint16)
+    start = memory.add(data)
+    assert start % 256 == 0
+    assert memory.add(data[2]) == start + 32
+    assert memory.add(data[:, ::-1]) == start + 14
+    assert memory.add(data.view(np.uint64)) == start
+    with pytest.raises(LaunchError, match="overlap"):
+        memory.add(np.zeros(4), address=start + 32)
+    assert abs(memory.add(np.zeros(4)) - start) > 1 << 32
