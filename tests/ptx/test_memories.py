@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ptx.faults import LaunchError
+from ptx.faults import LaunchError, OutOfBoundsError
 from ptx.handwritten import HEADER, module, run
 from ptx.launch import find_kernel, launch
 from ptx.memory import GlobalMemory
@@ -95,6 +95,29 @@ def test_sectors_are_counted_a_warp(stride, sectors):
     traffic = report.of("load", 4)
     assert (traffic.requests, traffic.sectors, traffic.ideal_sectors) == (2, sectors * 2, 8)
     assert traffic.num_bytes == 256
+    assert traffic.excess_sectors == max(0, sectors - 4) * 2
+
+
+def test_a_broadcast_does_not_hide_another_warps_scatter():
+    body = """
+    shr.u32 %r1, %r30, 5;
+    mul.lo.u32 %r2, %r1, %r30;
+    mad.wide.u32 %d0, %r2, 32, %d16;
+    ld.global.u32 %r0, [%d0];"""
+    traffic = run(body, [np.zeros(64 * 32, np.uint8)], block=64).of("load", 4)
+    assert (traffic.sectors, traffic.ideal_sectors, traffic.excess_sectors) == (33, 8, 28)
+
+
+def test_memory_that_was_given_back_is_out_of_bounds():
+    memory = GlobalMemory()
+    data = np.zeros(8, np.uint32)
+    address = memory.add(data)
+    launch(module("ld.global.u32 %r0, [%d16];"), 1, 1, [address], memory=memory)
+    memory.remove(address)
+    with pytest.raises(OutOfBoundsError):
+        launch(module("ld.global.u32 %r0, [%d16];"), 1, 1, [address], memory=memory)
+    with pytest.raises(LaunchError):
+        memory.remove(address)
 
 
 def test_blocks_far_apart_are_reached_with_64_bit_offsets():
