@@ -19,23 +19,31 @@ class Traffic:
 
     A request is one instruction of one warp. `ideal_sectors` is what its bytes would fill if
     they lay side by side; a request of 32 lanes of 16 bytes moves 16 sectors of 32 bytes.
+    `excess_sectors` adds up what single requests moved beyond that: lanes that share an address
+    move less, and would hide others that scatter in the difference of the two sums.
     """
 
     requests: int = 0
     num_bytes: int = 0
     sectors: int = 0
     ideal_sectors: int = 0
+    excess_sectors: int = 0
 
     def count(self, warp: Array, address: Array, width: int) -> None:
         """Add one instruction's accesses; `warp` ascends."""
-        _, num_lanes = np.unique(warp, return_counts=True)
+        first = np.flatnonzero(np.diff(warp, prepend=-1))
+        num_lanes = np.diff(first, append=warp.size)
         sector = address.view(np.int64) // SECTOR_BYTES
         order = np.lexsort((sector, warp))
-        new = (np.diff(warp[order]) != 0) | (np.diff(sector[order]) != 0)
-        self.requests += num_lanes.size
+        new = np.diff(sector[order], prepend=-1) != 0
+        new[first] = True
+        moved = np.add.reduceat(new, first, dtype=np.int64)
+        ideal = -(-num_lanes * width // SECTOR_BYTES)
+        self.requests += first.size
         self.num_bytes += width * address.size
-        self.sectors += 1 + int(new.sum())
-        self.ideal_sectors += int((-(-num_lanes * width // SECTOR_BYTES)).sum())
+        self.sectors += int(moved.sum())
+        self.ideal_sectors += int(ideal.sum())
+        self.excess_sectors += int(np.maximum(moved - ideal, 0).sum())
 
 
 @dataclass

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ptx import comparisons, conversions, floating, integers, transfers, warps
+from ptx import carries, comparisons, conversions, floating, integers, transfers, warps
 from ptx.faults import TrapError, UnsupportedPTXError
 from ptx.kernel import Address, Instruction, Symbol, Vector
 from ptx.machine import LOCAL_WINDOW, SHARED_WINDOW, Execute, Threads
@@ -126,6 +126,8 @@ def decode(instruction: Instruction) -> Execute:
     UnsupportedPTXError
         For anything the interpreter does not know.
     """
+    if carries.is_carrying(instruction):
+        return carries.carry_arithmetic(instruction)
     family = FAMILIES.get(instruction.parts[0])
     if family is not None:
         return family(instruction)

@@ -133,8 +133,24 @@ def _wrap(function: Callable[..., Any], found: set[str], type_name: str) -> Call
     return wrapped
 
 
+def _mixed(instruction: Instruction, narrow: str) -> Pure:
+    """``add``, ``sub`` and ``fma`` of 16-bit floats and an f32 that comes last, as f32."""
+    parts = instruction.parts[:-1]
+    whole = Instruction(parts, instruction.operands, None, instruction.line, instruction.text)
+    chosen = _arithmetic(whole)
+    last = len(chosen.sources) - 1
+
+    def widen_all(*values: Array) -> Array:
+        widened = [_widen_operand(value, narrow).astype(np.float32) for value in values[:last]]
+        return chosen.function(*widened, values[last])
+
+    return Pure(widen_all, (dtype_of(narrow, instruction),) * last + chosen.sources[last:])
+
+
 def _arithmetic(instruction: Instruction) -> Pure:
     opcode, type_name = instruction.parts[0], instruction.parts[-1]
+    if opcode in ("add", "sub", "fma") and instruction.parts[-2] == "f32":
+        return _mixed(instruction, type_name)
     found = take_modifiers(instruction, "ftz", "sat", "approx", "full", *ROUNDINGS)
     mode = next((part for part in ROUNDINGS if part in found), "rn")
     approximate = bool(found & {"approx", "full"}) or opcode in ("ex2", "lg2", "tanh")

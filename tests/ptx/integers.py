@@ -1,5 +1,6 @@
 """Integer arithmetic, logic and bit fields."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,22 +27,27 @@ def _high_product(one: Array, other: Array) -> Array:
     return np.asarray(product).astype(dtype)
 
 
-def _product(instruction: Instruction) -> Pure:
-    """``mul`` and ``mad``; the addend of ``.wide`` is twice as wide."""
-    half = instruction.parts[1]
-    dtype = dtype_of(instruction.parts[-1], instruction)
-    if len(instruction.parts) != 3 or half not in ("lo", "hi", "wide"):
+def product(half: str, dtype: np.dtype[Any], instruction: Instruction) -> Callable[..., Array]:
+    """Return the multiplication that gives ``lo`` or ``hi``, or all of a product (``wide``)."""
+    if half not in ("lo", "hi", "wide"):
         raise UnsupportedPTXError(str(instruction))
+    if half == "hi":
+        return _high_product
     result = _wide(dtype) if half == "wide" else dtype
+    return lambda one, other: one.astype(result) * other.astype(result)
 
-    def multiply(one: Array, other: Array) -> Array:
-        if half == "hi":
-            return _high_product(one, other)
-        return one.astype(result) * other.astype(result)
 
-    if instruction.parts[0] == "mul":
+def _multiply(instruction: Instruction) -> Pure:
+    """``mul`` and ``mad``; the addend of ``.wide`` is twice as wide."""
+    if len(instruction.parts) != 3:
+        raise UnsupportedPTXError(str(instruction))
+    opcode, half, type_name = instruction.parts
+    dtype = dtype_of(type_name, instruction)
+    multiply = product(half, dtype, instruction)
+    if opcode == "mul":
         return Pure(multiply, (dtype, dtype))
-    return Pure(lambda a, b, c: multiply(a, b) + c, (dtype, dtype, result))
+    addend = _wide(dtype) if half == "wide" else dtype
+    return Pure(lambda a, b, c: multiply(a, b) + c, (dtype, dtype, addend))
 
 
 def _divide(one: Array, other: Array) -> Array:
@@ -235,7 +241,7 @@ SIMPLE = {
 
 FAMILIES = {
     **dict.fromkeys(("add", "sub"), _saturating),
-    **dict.fromkeys(("mul", "mad"), _product),
+    **dict.fromkeys(("mul", "mad"), _multiply),
     **dict.fromkeys(("shl", "shr"), _shift),
     **dict.fromkeys(("popc", "clz", "brev", "bfind"), _count_bits),
     "shf": _funnel_shift,

@@ -76,6 +76,7 @@ class Threads:
         self.shared = ScratchMemory("shared", num_blocks, device.layout.shared_bytes)
         self.local = ScratchMemory("local", self.num_threads, device.layout.local_bytes)
         self.counter = np.zeros(self.num_threads, np.int64)
+        self.carry = np.zeros(self.num_threads, np.bool_)
         self.waiting = np.zeros(self.num_threads, np.bool_)
         self._specials: dict[str, Array] = {}
 

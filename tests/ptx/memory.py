@@ -145,10 +145,22 @@ class GlobalMemory:
         allowed = array.flags.writeable if writable is None else writable
         label = name or f"buffer {len(self.buffers)}"
         self.buffers.append(Buffer(label, address, data, allowed, array))
+        self._index()
+        return address + first
+
+    def remove(self, address: int) -> None:
+        """Forget the buffer that holds an address: from now on nothing may touch it."""
+        kept = [one for one in self.buffers if not one.address <= address < one.end]
+        if len(kept) == len(self.buffers):
+            raise LaunchError(self.describe(address))
+        self.buffers = kept
+        self._index()
+
+    def _index(self) -> None:
         self.buffers.sort(key=lambda buffer: buffer.address)
         self._starts = np.array([buffer.address for buffer in self.buffers], np.int64)
-        self._ends = np.array([buffer.end for buffer in self.buffers], np.int64)
-        return address + first
+        # Index -1, below every buffer, must exist where there is none.
+        self._ends = np.array([buffer.end for buffer in self.buffers] or [0], np.int64)
 
     def _locate(self, address: Array, size: int) -> Array:
         """Return the index of the buffer each access lies in."""

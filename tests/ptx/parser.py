@@ -134,6 +134,8 @@ class _BodyParser:
         if text.startswith((".shared", ".local", ".const", ".global", ".pragma")):
             return  # a hint, or a variable, which _variables has found
         match = STATEMENT.fullmatch(text)
+        if text.startswith(".param"):
+            raise UnsupportedPTXError(f"line {line}: a function call ({text})")
         if match is None:
             raise UnsupportedPTXError(f"line {line}: {text}")
         inverted, guard_name, opcode, rest = match.groups()

@@ -71,3 +71,25 @@ def sum_blocks(values, sums):
         step = int32(step >> 1)
     if rank == 0:
         sums[uint32(cuda.blockIdx.x)] = partial[0]
+
+
+@cuda.jit
+def copy_rows(geometry, num_rows):
+    """Copy rows of 256 bytes, one a thread, all of it in registers at once."""
+    i = int32(cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x)
+    if i < num_rows:
+        source = geometry[0] + int64(i) * 256
+        target = geometry[1] + int64(i) * 256
+        first = (
+            load_16(source),
+            load_16(source + 16),
+            load_16(source + 32),
+            load_16(source + 48),
+            load_16(source + 64),
+            load_16(source + 80),
+            load_16(source + 96),
+            load_16(source + 112),
+        )
+        for part in first:
+            store_16(target, part[0], part[1])
+            target += 16

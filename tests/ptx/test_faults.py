@@ -7,7 +7,6 @@ from ptx.contraction import fusable_products
 from ptx.faults import (
     DivergentBarrierError,
     EndlessLoopError,
-    LaunchError,
     MisalignedError,
     OutOfBoundsError,
     RaceError,
@@ -17,7 +16,7 @@ from ptx.faults import (
     UnsupportedPTXError,
 )
 from ptx.handwritten import module, run
-from ptx.launch import find_kernel, launch
+from ptx.launch import find_kernel
 from ptx.memory import GlobalMemory
 
 SHARED = ".shared .align 16 .b8 area[128];\n"
@@ -270,29 +269,6 @@ def test_an_uninitialised_register_holds_a_pattern():
 def test_what_the_interpreter_does_not_know_it_does_not_guess(line):
     with pytest.raises(UnsupportedPTXError):
         run(line, [words()])
-
-
-def test_arguments_must_fit_the_parameters():
-    ptx = module("", 2)
-    with pytest.raises(LaunchError, match="2 parameters, the arguments make 1"):
-        launch(ptx, 1, 1, [0])
-    with pytest.raises(LaunchError, match="fit"):
-        launch(ptx, 1, 1, [1 << 64, 0])
-    with pytest.raises(LaunchError, match="named"):
-        find_kernel(ptx, "other")
-
-
-def test_buffers_do_not_overlap_and_parts_of_one_share_its_addresses():
-    memory = GlobalMemory()
-    data = np.zeros((4, 8), np.uint16)
-    start = memory.add(data)
-    assert start % 256 == 0
-    assert memory.add(data[2]) == start + 32
-    assert memory.add(data[:, ::-1]) == start + 14
-    assert memory.add(data.view(np.uint64)) == start
-    with pytest.raises(LaunchError, match="overlap"):
-        memory.add(np.zeros(4), address=start + 32)
-    assert abs(memory.add(np.zeros(4)) - start) > 1 << 32
 
 
 def test_products_that_ptxas_may_fuse_are_listed():

@@ -209,6 +209,19 @@ def test_f16_arithmetic_rounds_once(opcode):
     assert same_floats(both.view(np.float16), expected)
 
 
+def test_16_bit_floats_are_added_to_f32():
+    generator = np.random.default_rng(10)
+    a, b = generator.integers(0, 1 << 15, (2, 2000)).astype(np.uint16).view(np.float16)
+    c = random_f32(2000, 11, 20)
+    wide = a.astype(np.float32)
+    with np.errstate(all="ignore"):
+        assert same_floats(compute("add.f32.f16 {d}, {a}, {b};", [a, c], np.float32), wide + c)
+        assert same_floats(compute("sub.f32.f16 {d}, {a}, {b};", [a, c], np.float32), wide - c)
+    fused = compute("fma.rn.f32.f16 {d}, {a}, {b}, {c};", [a, b, c], np.float32)
+    whole = compute("fma.rn.f32 {d}, {a}, {b}, {c};", [wide, b.astype(np.float32), c], np.float32)
+    assert same_floats(fused, whole)
+
+
 def test_bf16_fma_rounds_once():
     ml_dtypes = pytest.importorskip("ml_dtypes", reason="pip install '.[test,test-cuda]'")
     generator = np.random.default_rng(7)

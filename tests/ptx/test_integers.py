@@ -245,10 +245,29 @@ def test_integers_are_converted_between_widths():
     assert (clamped == np.clip(a, 0, 255)).all()
 
 
+@pytest.mark.parametrize("bits", [32, 64])
+def test_the_carry_flag_joins_two_words(bits):
+    name, mask = f"u{bits}", (1 << bits) - 1
+    a, b = pairs(edges(DTYPES[name]))
+    c = a[::-1].copy()
+    letter = "r" if bits == 32 else "d"
+    joined = [int(x) << bits | int(y) for x, y in zip(a, b, strict=True)]
+    for opcode, sign in (("add", 1), ("sub", -1)):
+        body = f"{opcode}.cc.{name} %{letter}9, {{b}}, {{c}};\n{opcode}c.{name} {{d}}, {{a}}, 5;"
+        high = compute(body, [a, b, c], DTYPES[name])
+        exact = [x + sign * ((5 << bits) + int(z)) for x, z in zip(joined, c, strict=True)]
+        assert high.tolist() == [x >> bits & mask for x in exact]
+    body = f"mad.lo.cc.{name} %{letter}9, {{a}}, {{b}}, {{c}};\n"
+    body += f"madc.hi.{name} {{d}}, {{a}}, {{b}}, 3;"
+    high = compute(body, [a, b, c], DTYPES[name])
+    exact = [int(x) * int(y) + int(z) + (3 << bits) for x, y, z in zip(a, b, c, strict=True)]
+    assert high.tolist() == [x >> bits & mask for x in exact]
+
+
 @pytest.mark.parametrize(
     "instruction",
     [
-        "add.cc.u32 {d}, {a}, {a};",
+        "add.cc.u16 {d}, {a}, {a};",
         "mul24.lo.u32 {d}, {a}, {a};",
         "prmt.b32.f4e {d}, {a}, {a}, {a};",
     ],

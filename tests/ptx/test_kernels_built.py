@@ -13,8 +13,9 @@ require_wheels()
 from numba import types  # noqa: E402
 
 from ptx import sample_kernels  # noqa: E402
-from ptx.build import assemble, build  # noqa: E402
+from ptx.build import build  # noqa: E402
 from ptx.mutants import load_mutant, mutate  # noqa: E402
+from ptx.sass import assemble, link  # noqa: E402
 
 CAPABILITIES = [(8, 0), (8, 9), (9, 0), (10, 0)]
 COPY = (types.int64[::1], types.int32)
@@ -82,6 +83,31 @@ def test_the_copy_is_assembled_to_128_bit_accesses(cc):
     assert binary.registers <= 24
     assert binary.num_calls == binary.num_generic == binary.num_local == 0
     assert binary.spill_store_bytes == binary.spill_load_bytes == binary.stack_bytes == 0
+
+
+@pytest.mark.parametrize("cc", CAPABILITIES)
+@pytest.mark.parametrize(("name", "signature"), [("copy_words", COPY), ("sum_blocks", SUM)])
+def test_a_launchs_own_link_ends_at_the_same_code(name, signature, cc):
+    kernel = getattr(sample_kernels, name)
+    assembled, linked = assemble(build(kernel, signature, cc)), link(kernel, signature, cc)
+    assert linked.opcodes == assembled.opcodes
+    assert linked.registers == assembled.registers
+    assert linked.shared_bytes == assembled.shared_bytes
+    check = check_copy if name == "copy_words" else check_sum
+    check(linked.ptx, 70)
+
+
+def test_a_register_limit_that_is_too_low_spills():
+    kernel = sample_kernels.copy_rows
+    signature = (types.int64[::1], types.int32)
+    free = assemble(build(kernel, signature))
+    assert free.registers > 32
+    assert free.num_local == free.spill_store_bytes == 0
+    tight = assemble(build(kernel, signature), max_registers=24)
+    assert tight.registers <= 24
+    assert tight.num_local > 0
+    assert tight.spill_store_bytes > 0
+    assert link(kernel, signature, max_registers=24).num_local > 0
 
 
 def sweep_copy(module):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from ptx.faults import LaunchError, OutOfBoundsError
 from ptx.handwritten import HEADER, module, run
-from ptx.launch import launch
+from ptx.launch import find_kernel, launch
 from ptx.memory import GlobalMemory
 
 LANES = np.arange(32, dtype=np.uint32)
@@ -94,6 +95,29 @@ def test_sectors_are_counted_a_warp(stride, sectors):
     traffic = report.of("load", 4)
     assert (traffic.requests, traffic.sectors, traffic.ideal_sectors) == (2, sectors * 2, 8)
     assert traffic.num_bytes == 256
+    assert traffic.excess_sectors == max(0, sectors - 4) * 2
+
+
+def test_a_broadcast_does_not_hide_another_warps_scatter():
+    body = """
+    shr.u32 %r1, %r30, 5;
+    mul.lo.u32 %r2, %r1, %r30;
+    mad.wide.u32 %d0, %r2, 32, %d16;
+    ld.global.u32 %r0, [%d0];"""
+    traffic = run(body, [np.zeros(64 * 32, np.uint8)], block=64).of("load", 4)
+    assert (traffic.sectors, traffic.ideal_sectors, traffic.excess_sectors) == (33, 8, 28)
+
+
+def test_memory_that_was_given_back_is_out_of_bounds():
+    memory = GlobalMemory()
+    data = np.zeros(8, np.uint32)
+    address = memory.add(data)
+    launch(module("ld.global.u32 %r0, [%d16];"), 1, 1, [address], memory=memory)
+    memory.remove(address)
+    with pytest.raises(OutOfBoundsError):
+        launch(module("ld.global.u32 %r0, [%d16];"), 1, 1, [address], memory=memory)
+    with pytest.raises(LaunchError):
+        memory.remove(address)
 
 
 def test_blocks_far_apart_are_reached_with_64_bit_offsets():
@@ -134,3 +158,26 @@ def test_arrays_and_scalars_are_passed_as_numba_passes_them():
     flat = array.ravel()
     assert flat[[0, 1, 4, 5, 6, 7, 8, 10]].tolist() == [12, 8, 3, 4, 32, 8, -5, 77]
     assert flat.view(np.float32)[18] == 1.5
+
+
+def test_arguments_must_fit_the_parameters():
+    ptx = module("", 2)
+    with pytest.raises(LaunchError, match="2 parameters, the arguments make 1"):
+        launch(ptx, 1, 1, [0])
+    with pytest.raises(LaunchError, match="fit"):
+        launch(ptx, 1, 1, [1 << 64, 0])
+    with pytest.raises(LaunchError, match="named"):
+        find_kernel(ptx, "other")
+
+
+def test_buffers_do_not_overlap_and_parts_of_one_share_its_addresses():
+    memory = GlobalMemory()
+    data = np.zeros((4, 8), np.uint16)
+    start = memory.add(data)
+    assert start % 256 == 0
+    assert memory.add(data[2]) == start + 32
+    assert memory.add(data[:, ::-1]) == start + 14
+    assert memory.add(data.view(np.uint64)) == start
+    with pytest.raises(LaunchError, match="overlap"):
+        memory.add(np.zeros(4), address=start + 32)
+    assert abs(memory.add(np.zeros(4)) - start) > 1 << 32
