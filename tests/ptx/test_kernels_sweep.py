@@ -146,7 +146,7 @@ def test_quantised_rows_of_every_size_agree(cc, dtype, kind):
         )
         g = twins.host.geometry
         append_both(twins, make_rows(g, 3, kind), np.array([0, 4, -1]))
-        name, report = device.reports[-1]
+        report = device.reports[-1][1]
         scales = 4 * (2 * 2 * 3) if dtype == "int8" else 0
         assert report.stored_bytes == 2 * 2 * 3 * g.row_bytes + scales
         width = 16 if eights % 2 == 0 else 8
