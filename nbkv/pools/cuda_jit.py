@@ -135,7 +135,9 @@ def _dispatcher(function: Callable[..., None]) -> Any:  # noqa: ANN401
     outer = config.CACHE_DIR
     config.CACHE_DIR = str(_jit.CACHE_DIR or "")
     try:
-        return numba.cuda.jit(cache=_jit.CACHE_DIR is not None)(function)
+        # Without link-time optimisation a launch runs the very PTX that the tests execute.
+        # Given with the function: numba's decorator of keywords forgets this one.
+        return numba.cuda.jit(function, cache=_jit.CACHE_DIR is not None, lto=False)
     finally:
         config.CACHE_DIR = outer
 
