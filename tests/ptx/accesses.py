@@ -93,13 +93,20 @@ class AccessLog:
 
     def check(self) -> None:
         """Raise RaceError for the first conflict, naming both instructions and threads."""
-        if all(access.kind == READ for access in self.accesses):
+        changes = [access for access in self.accesses if access.kind != READ]
+        if not changes:
             return
         # Every access is aligned to its size, so the smallest divides them all.
-        size = min(access.size for access in self.accesses)
-        changed = np.unique(
-            np.concatenate([one.words(size) for one in self.accesses if one.kind != READ])
-        )
+        size = min(access.size for access in changes)
+        changed = _changed_words(changes, size)
+        narrow = [
+            access.size
+            for access in self.accesses
+            if access.size < size and _contains(changed, access.address // size).any()
+        ]
+        if narrow:
+            size = min(narrow)
+            changed = _changed_words(changes, size)
         events = _Events.of(self.accesses, size, changed, self.threads_per_block)
         for group, actor in events.levels():
             conflict = events.find_conflict(group, actor)
@@ -114,6 +121,19 @@ class AccessLog:
             instruction = self.accesses[events.number[event]].instruction
             sides.append(f"thread {lane} of block {block} at {instruction}")
         return f"{self.space} memory, no barrier between: " + "; and ".join(sides)
+
+
+def _changed_words(changes: list[_Access], size: int) -> Array:
+    """Return the numbers of the words that were written, each once, ascending."""
+    # Sorting beats np.unique, which hashes.
+    words = np.sort(np.concatenate([access.words(size) for access in changes]))
+    return words[np.diff(words, prepend=words[0] - 1) != 0]
+
+
+def _contains(ascending: Array, values: Array) -> Array:
+    """Whether each value is among ascending ones, of which there is at least one."""
+    place = np.searchsorted(ascending, values)
+    return ascending[np.minimum(place, ascending.size - 1)] == values
 
 
 @dataclass
@@ -135,11 +155,11 @@ class _Events:
     ) -> "_Events":
         columns: list[list[Array]] = [[] for _ in range(6)]
         for number, access in enumerate(accesses):
+            if access.size < size:
+                continue  # a narrow read that touches nothing written
             word = access.words(size)
-            repeats = access.size // size
-            place = np.minimum(np.searchsorted(changed, word), changed.size - 1)
-            kept = np.flatnonzero(changed[place] == word)
-            lane = kept // repeats
+            kept = np.flatnonzero(_contains(changed, word))
+            lane = kept // (access.size // size)
             for column, values in zip(
                 columns,
                 (
