@@ -100,9 +100,9 @@ def decode(
     place, group = g.as_words(number), num_heads // g.num_kv_heads
 
     def arguments() -> tuple[Any, ...]:
-        scratch = np.empty(g.head_dim + group * g.block_size, np.float32)
-        state = np.empty((group, 2), np.float64)
-        return queries, place, table, lengths, words, scales, factor, scratch, state, result
+        row = np.empty(g.head_dim, np.float32)
+        state = np.empty((group, 2 + g.block_size), np.float64)
+        return queries, place, table, lengths, words, scales, factor, row, state, result
 
     work = int(lengths.sum()) * num_heads * (g.head_dim + width)
     kernels = (decode_rows, decode_rows_apart)

@@ -23,10 +23,10 @@ INT8: Final = 4
 #: An attention's shape.
 BLOCK_SIZE, NUM_KV_HEADS, KIND, VALUE_PLANE, VALUE_DIM = range(5)
 
-_LANES: Final = 8
+_LANES: Final = 4
 _ZERO: Final = np.float32(0.0)
 _LEAST: Final = -math.inf
-#: Query, place, block tables, lengths, shape, scales, scale, scratch, state, out, start, stop.
+#: Query, place, block tables, lengths, shape, scales, scale, row, state, out, start, stop.
 _DECODE: Final = (
     "void(float32[:, :, ::1], int64[::1], int64[:, ::1], int64[::1], int64[::1], float32[::1],"
     " float64, float32[::1], float64[:, ::1], float32[:, :, ::1], int64, int64)"
@@ -70,21 +70,17 @@ def load_row(
 
 @kernel
 def dot(a: Floats, b: Floats) -> float:
-    """Multiply two rows of one length; in lanes, which is vector code and errs less."""
-    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = _ZERO
+    """Multiply two rows of one length in float64, in lanes: they become vector code."""
+    s0 = s1 = s2 = s3 = 0.0
     whole = a.size - a.size % _LANES
     for i in range(0, whole, _LANES):
-        s0 += a[i] * b[i]
-        s1 += a[i + 1] * b[i + 1]
-        s2 += a[i + 2] * b[i + 2]
-        s3 += a[i + 3] * b[i + 3]
-        s4 += a[i + 4] * b[i + 4]
-        s5 += a[i + 5] * b[i + 5]
-        s6 += a[i + 6] * b[i + 6]
-        s7 += a[i + 7] * b[i + 7]
-    total = ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
+        s0 += np.float64(a[i]) * np.float64(b[i])
+        s1 += np.float64(a[i + 1]) * np.float64(b[i + 1])
+        s2 += np.float64(a[i + 2]) * np.float64(b[i + 2])
+        s3 += np.float64(a[i + 3]) * np.float64(b[i + 3])
+    total = (s0 + s1) + (s2 + s3)
     for i in range(whole, a.size):
-        total += a[i] * b[i]
+        total += np.float64(a[i]) * np.float64(b[i])
     return total
 
 
@@ -112,7 +108,7 @@ def attend_block(
     shape: Words,
     scales: Floats,
     scale: float,
-    scratch: Floats,
+    row: Floats,
     state: npt.NDArray[np.float64],
     out: Floats,
 ) -> None:
@@ -126,36 +122,36 @@ def attend_block(
     block, head, num_tokens : int
     scale : float
         Scores are multiplied by it.
-    scratch : float32
-        At least head_dim + group * block_size long.
-    state : float64, shape (group, 2)
-        Each query's largest score so far, and the sum of weights relative to it.
+    row : float32, shape (head_dim,)
+        Scratch.
+    state : float64, shape (group, 2 + block_size)
+        Each query's largest score so far, the sum of weights relative to it, and this block's
+        scores: in float32 a score of hundreds would be off by what shows in its weight.
     out : float32, shape (group, value_dim)
         Weighted values so far.
     """
-    group, head_dim, block_size = queries.shape[0], queries.shape[1], shape[BLOCK_SIZE]
-    row, scores = scratch[:head_dim], scratch[head_dim:]
+    group = queries.shape[0]
     for token in range(num_tokens):
         load_row(row, place, 0, block, token, head, shape, scales)
         for g in range(group):
-            scores[g * block_size + token] = np.float32(dot(queries[g], row) * scale)
+            state[g, 2 + token] = dot(queries[g], row) * scale
     for g in range(group):
         most = state[g, 0]
         for token in range(num_tokens):
-            most = max(most, np.float64(scores[g * block_size + token]))
+            most = max(most, state[g, 2 + token])
         # Nothing so far: the sum is 0, and its factor may be anything finite.
         factor = math.exp(state[g, 0] - most) if state[g, 0] > _LEAST else 0.0
         state[g, 0] = most
         state[g, 1] *= factor
         rescale(out[g], np.float32(factor))
         for token in range(num_tokens):
-            weight = math.exp(scores[g * block_size + token] - most)
+            weight = math.exp(state[g, 2 + token] - most)
             state[g, 1] += weight
-            scores[g * block_size + token] = np.float32(weight)
+            state[g, 2 + token] = weight
     for token in range(num_tokens):
         load_row(row, place, shape[VALUE_PLANE], block, token, head, shape, scales)
         for g in range(group):
-            add_scaled(out[g], row, scores[g * block_size + token])
+            add_scaled(out[g], row, np.float32(state[g, 2 + token]))
 
 
 @outlined_kernel
@@ -167,7 +163,7 @@ def decode_sequences(
     shape: Words,
     scales: Floats,
     scale: float,
-    scratch: Floats,
+    row: Floats,
     state: npt.NDArray[np.float64],
     out: Floats,
     start: int,
@@ -178,7 +174,7 @@ def decode_sequences(
     Parameters
     ----------
     query : float32, shape (num_sequences, num_heads, head_dim)
-    place, shape, scales, scale, scratch, state
+    place, shape, scales, scale, row, state
         As `attend_block` has them.
     block_table : int64, shape (num_sequences, width)
         All checked; NO_BLOCK is left out.
@@ -204,7 +200,7 @@ def decode_sequences(
                     continue
                 count = min(block_size, length - column * block_size)
                 attend_block(
-                    queries, place, block, head, count, shape, scales, scale, scratch, state, target
+                    queries, place, block, head, count, shape, scales, scale, row, state, target
                 )
             for g in range(group):
                 if state[g, 1] > 0.0:
@@ -220,7 +216,7 @@ def decode_rows(
     shape: Any,
     scales: Any,
     scale: Any,
-    scratch: Any,
+    row: Any,
     state: Any,
     out: Any,
     start: Any,
@@ -235,7 +231,7 @@ def decode_rows(
         shape,
         scales,
         scale,
-        scratch,
+        row,
         state,
         out,
         start,
@@ -252,7 +248,7 @@ def decode_rows_apart(
     shape: Any,
     scales: Any,
     scale: Any,
-    scratch: Any,
+    row: Any,
     state: Any,
     out: Any,
     start: Any,
@@ -267,7 +263,7 @@ def decode_rows_apart(
         shape,
         scales,
         scale,
-        scratch,
+        row,
         state,
         out,
         start,
