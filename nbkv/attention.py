@@ -45,8 +45,8 @@ def decode(
     query : array, shape (num_sequences, num_heads, head_dim)
         float32, float16 or bfloat16; num_heads is a multiple of the pool's num_kv_heads, and
         query heads that follow one another share a KV head.
-    pool : HostPool
-        Of any layout and dtype.
+    pool : HostPool or CudaPool
+        Of any layout and dtype. With a `CudaPool` arrays are as `CudaPool.attend` takes them.
     block_table : int32 array, shape (num_sequences, width)
         As `nbkv.page_tables.block_tables` writes it. Tokens of holes, NO_BLOCK, are left out.
     seq_lens : int32 array, shape (num_sequences,)
@@ -80,7 +80,7 @@ def decode(
     array([[[0.5, 0.5]]], dtype=float32)
     """
     if not isinstance(pool, HostPool):
-        raise TypeError(f"pool is {pool!r}; it must be a nbkv.HostPool")
+        return _decode_on_device(query, pool, block_table, seq_lens, layer, scale, value_dim, out)
     g = pool.geometry
     number = check_layer(g, layer)
     queries = _check_query(query, g.num_kv_heads, g.head_dim)
@@ -108,6 +108,25 @@ def decode(
     kernels = (decode_rows, decode_rows_apart)
     run_over(kernels, arguments, size, work, pool.num_threads, _SPREAD_FROM)
     return result
+
+
+def _decode_on_device(
+    query: Any,  # noqa: ANN401
+    pool: Any,  # noqa: ANN401
+    block_table: Any,  # noqa: ANN401
+    seq_lens: Any,  # noqa: ANN401
+    layer: int,
+    scale: float | None,
+    value_dim: int | None,
+    out: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """Let a `CudaPool` attend: nothing here imports numba-cuda."""
+    attend = getattr(pool, "attend", None)
+    if attend is None:
+        raise TypeError(f"pool is {pool!r}; it must be a nbkv.HostPool or a nbkv.CudaPool")
+    if value_dim is not None:
+        refuse("value_dim", value_dim, "None with a CudaPool")
+    return attend(layer, query, block_table, seq_lens, scale=scale, out=out)
 
 
 def _check_query(query: object, num_kv_heads: int, head_dim: int) -> Floats:
