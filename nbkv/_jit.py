@@ -24,8 +24,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Kernels the facade calls, each with the one signature it is compiled for.
 ENTRIES: list[tuple[Any, str]] = []
-#: Kernels that are made ready at their first use, each with its one signature.
-ON_DEMAND: dict[Any, str] = {}
 #: What a package's kernels are made from, where that is not everything in nbkv: files and
 #: folders, the package's own included. A test proves that each list has all that the package
 #: imports, so that editing what is above it (the facade, the commands) keeps its machine code.
@@ -223,54 +221,6 @@ def entry(signature: str) -> Callable[[F], F]:
     return decorate
 
 
-def on_demand(signature: str, releases_gil: bool = False) -> Callable[[F], F]:
-    """Compile a kernel that `ready` makes ready, for exactly one signature.
-
-    For what many processes never call: creating a cache does not wait for it.
-
-    Parameters
-    ----------
-    signature : str
-        numba's notation.
-    releases_gil : bool
-        Other Python threads run meanwhile: for what takes a millisecond and more.
-    """
-
-    def decorate(function: F) -> F:
-        if INTERPRETED:
-            compiled = function
-        else:
-            compiled = compile_into(folder_of(function.__module__), function, False, releases_gil)
-        ON_DEMAND[compiled] = signature
-        return compiled
-
-    return decorate
-
-
-@cache
-def ready(function: F) -> F:
-    """Return a kernel made by `on_demand` as machine code, compiled or loaded if need be.
-
-    As `make_ready` has it, this takes it on trust that arguments are of the one signature.
-
-    Parameters
-    ----------
-    function : callable
-
-    Returns
-    -------
-    callable
-    """
-    if INTERPRETED:
-        return function
-    kernel: Any = function
-    kernel.compile(ON_DEMAND[function])
-    kernel.disable_compile()
-    (code,) = kernel.overloads.values()
-    entry_point: F = code.entry_point
-    return entry_point
-
-
 @cache
 def make_ready(function: Callable[..., Any]) -> None:
     """Compile one entry kernel, or load it from disk, unless it is ready.
@@ -317,8 +267,6 @@ def ready_entry(name: str) -> Any:  # noqa: ANN401
 def compile_entries() -> Iterator[str]:
     """Compile, or load from disk, each entry kernel that is not yet ready.
 
-    Those on demand wait: see `compile_everything`.
-
     Yields
     ------
     str
@@ -326,18 +274,4 @@ def compile_entries() -> Iterator[str]:
     """
     for function, _ in ENTRIES:
         make_ready(function)
-        yield function.__name__
-
-
-def compile_everything() -> Iterator[str]:
-    """Compile, or load from disk, the entry kernels and then those on demand.
-
-    Yields
-    ------
-    str
-        The name of the kernel just made ready.
-    """
-    yield from compile_entries()
-    for function in ON_DEMAND:
-        ready(function)
         yield function.__name__

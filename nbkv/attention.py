@@ -29,7 +29,7 @@ Words = npt.NDArray[np.int64]
 
 def decode(
     query: Any,  # noqa: ANN401
-    pool: HostPool,
+    pool: Any,  # noqa: ANN401
     block_table: npt.NDArray[np.int32],
     seq_lens: npt.NDArray[np.int32],
     *,
@@ -80,7 +80,10 @@ def decode(
     array([[[0.5, 0.5]]], dtype=float32)
     """
     if not isinstance(pool, HostPool):
-        return _decode_on_device(query, pool, block_table, seq_lens, layer, scale, value_dim, out)
+        device: Floats = _on_device(
+            query, pool, block_table, seq_lens, layer, scale, value_dim, out
+        )
+        return device
     g = pool.geometry
     number = check_layer(g, layer)
     queries = _check_query(query, g.num_kv_heads, g.head_dim)
@@ -110,7 +113,7 @@ def decode(
     return result
 
 
-def _decode_on_device(
+def _on_device(
     query: Any,  # noqa: ANN401
     pool: Any,  # noqa: ANN401
     block_table: Any,  # noqa: ANN401

@@ -6,7 +6,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from nbkv._jit import kernel, on_demand, outlined_kernel, wrapping_kernel
+from nbkv._demand import on_demand
+from nbkv._jit import kernel, outlined_kernel, wrapping_kernel
 from nbkv.pools.copy_kernels import Words
 from nbkv.pools.host_kernels import (
     Floats,
