@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from nbkv._jit import on_demand
+from nbkv._demand import on_demand
 
 #: What `find_bad_slot` and `find_bad_pair` find; NOTHING is 0.
 NOTHING: Final = 0
@@ -61,6 +61,24 @@ def mark_written(slots: npt.NDArray[np.int64], marks: npt.NDArray[np.uint8]) -> 
     for i in range(slots.size):
         if slots[i] >= 0:
             marks[slots[i]] |= np.uint8(WRITTEN)
+
+
+@on_demand("void(int64[:, ::1], uint8[::1], int64)")
+def copy_marks(pieces: npt.NDArray[np.int64], marks: npt.NDArray[np.uint8], scale: int) -> None:
+    """Note in destinations what is written in their sources.
+
+    Parameters
+    ----------
+    pieces : int64, C-contiguous, shape (n, 3)
+        Source, destination and length, in units of `scale` slots; no destination is a source.
+    marks : uint8, C-contiguous
+        One a slot.
+    scale : int
+    """
+    for i in range(pieces.shape[0]):
+        source, destination = pieces[i, 0] * scale, pieces[i, 1] * scale
+        for slot in range(pieces[i, 2] * scale):
+            marks[destination + slot] = marks[source + slot]
 
 
 @on_demand("UniTuple(int64, 2)(int64[:, ::1], uint8[::1])")

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nbkv._arguments import check_count, refuse
-from nbkv._jit import ready
+from nbkv._demand import ready
 from nbkv.config import CacheConfig
+from nbkv.layout import INT32, INT64
 from nbkv.pools.check_kernels import (
     CHAIN,
     OUT_OF_RANGE,
@@ -64,6 +65,12 @@ def as_integers(name: str, values: object, num_dimensions: int = 1) -> npt.NDArr
     ArgumentError
         Wrong number of dimensions, or too large for int64.
     """
+    if type(values) is np.ndarray and values.ndim == num_dimensions:
+        # The hot path.
+        if values.dtype is INT64 and values.flags.carray:
+            return values
+        if values.dtype is INT32:
+            return values.astype(INT64, "C")
     try:
         array = np.asarray(values)
     except (ValueError, TypeError):
@@ -173,6 +180,15 @@ def check_num_tokens(name: str, num_tokens: object, size: int, most: int) -> npt
     return counts
 
 
+def source_names(dtype: str) -> tuple[str, ...]:
+    """Name the dtypes of what a pool of a dtype takes and gives."""
+    return tuple(FLOAT_CODES) if dtype in QUANTISED else FOREIGN_NAMES[dtype]
+
+
+def _agree(have: int, want: int | None) -> bool:
+    return want is None or have == want
+
+
 def check_rows(
     name: str,
     array: object,
@@ -197,15 +213,18 @@ def check_rows(
     -------
     Foreign
     """
+    names = source_names(geometry.dtype)
+    if type(array) is np.ndarray and array.flags.carray and alignment == 1:
+        # The hot path: nothing can be wrong but dtype and shape.
+        found = describe(name, array)
+        fits = found.dtype_name in names and found.shape[len(leading) :] == geometry.row_shape
+        if fits and all(map(_agree, found.shape, leading)):
+            return found
     found = describe(name, array)
-    names = tuple(FLOAT_CODES) if geometry.dtype in QUANTISED else FOREIGN_NAMES[geometry.dtype]
     if found.dtype_name not in names:
         refuse(f"{name}'s dtype", found.dtype_name, f"one of {', '.join(names)}")
-    wanted = (*leading, geometry.num_kv_heads, geometry.head_dim)
-    fits = len(found.shape) == len(wanted) and all(
-        want is None or have == want for have, want in zip(found.shape, wanted, strict=True)
-    )
-    if not fits:
+    wanted = (*leading, *geometry.row_shape)
+    if len(found.shape) != len(wanted) or not all(map(_agree, found.shape, wanted)):
         shown = ", ".join("any" if extent is None else str(extent) for extent in wanted)
         refuse(f"{name}'s shape", found.shape, f"({shown})")
     if 0 in found.shape:  # whose strides mean nothing

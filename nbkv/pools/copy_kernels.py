@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from nbkv._jit import kernel, on_demand, outlined_kernel
+from nbkv._demand import on_demand
+from nbkv._jit import kernel, outlined_kernel
 from nbkv._memory import copy_bytes, order_streams, stream_bytes
 from nbkv.pools.geometry import (
     BLOCK_STRIDE,
@@ -106,10 +107,16 @@ def copy_rows(
             run, tokens = np.int64(run * num_tokens), np.int64(1)
     elif (to_token == row_bytes and from_token == row_bytes) or num_tokens == 1:
         run, tokens = np.int64(row_bytes * num_tokens), np.int64(1)
-    for head in range(heads):
-        for token in range(tokens):
-            to = destination + token * to_token + head * to_head
-            copy_run(to, source + token * from_token + head * from_head, run, streams)
+    # The destination in the order of its addresses: a line of it is then written at once.
+    num_outer, num_inner = heads, tokens
+    to_outer, to_inner, from_outer, from_inner = to_head, to_token, from_head, from_token
+    if to_token > to_head:
+        num_outer, num_inner = tokens, heads
+        to_outer, to_inner, from_outer, from_inner = to_token, to_head, from_token, from_head
+    for outer in range(num_outer):
+        to, fro = destination + outer * to_outer, source + outer * from_outer
+        for inner in range(num_inner):
+            copy_run(to + inner * to_inner, fro + inner * from_inner, run, streams)
 
 
 @outlined_kernel

@@ -1,8 +1,7 @@
 """Other libraries' arrays by address and strides: nothing is copied, nothing imported."""
 
 import ctypes
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -25,8 +24,14 @@ _DLPACK_NAMES: Final = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Foreign:
+#: Of the usual dtypes: numpy makes up a dtype's name each time, which takes longer.
+_NAMES: Final = {
+    np.dtype(kind): np.dtype(kind).name
+    for kind in (np.float32, np.float16, np.uint16, np.uint8, np.int8)
+}
+
+
+class Foreign(NamedTuple):
     """An array of any library.
 
     Attributes
@@ -94,8 +99,9 @@ def describe(name: str, array: object) -> Foreign:
 
 def _from_numpy(array: "np.ndarray[Any, Any]") -> Foreign:
     address = array.__array_interface__["data"][0]
+    name = _NAMES.get(array.dtype) or array.dtype.name
     read_only = not array.flags.writeable
-    return Foreign(address, array.shape, array.strides, array.dtype.name, False, read_only, array)
+    return Foreign(address, array.shape, array.strides, name, False, read_only, array)
 
 
 def _from_interface(owner: object, interface: dict[str, Any], on_cuda: bool) -> Foreign:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Self
 
 import numpy as np
@@ -169,6 +170,11 @@ class PoolGeometry:
             scale_head_stride=0,
         )
         return geometry, foreign
+
+    @cached_property
+    def row_shape(self) -> tuple[int, int]:
+        """The last axes of what holds one token of a plane: num_kv_heads and head_dim."""
+        return self.num_kv_heads, self.head_dim
 
     @property
     def is_chunk_contiguous(self) -> bool:

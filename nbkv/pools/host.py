@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nbkv._arguments import check_count
+from nbkv._demand import ready
 from nbkv.pools import checks, files, moves
-from nbkv.pools.geometry import FIRST_BASE
+from nbkv.pools.check_kernels import copy_marks
 from nbkv.pools.host_transfers import HostTransfers, check_peer, copy_between
 from nbkv.pools.tensors import WORD_DTYPES
 
@@ -98,9 +99,9 @@ class HostPool(HostTransfers):
         TypeError, ArgumentError
         """
         rows = checks.check_pairs(pairs, self._block_marks)
-        moves.copy_whole_blocks(rows, self.geometry, self.geometry, self.num_threads)
-        written = self._slot_marks.reshape(self.geometry.num_blocks, -1)
-        written[rows[:, 1]] = written[rows[:, 0]]
+        pieces = self._whole_blocks.copy(rows, self.num_threads)
+        per_piece = self.geometry.block_size // self._whole_blocks.scale
+        ready(copy_marks)(pieces, self._slot_marks, per_piece)
 
     def copy_partial(self, pairs: BlockIds, num_tokens: BlockIds) -> None:
         """Copy the first tokens of blocks, all layers, for copy-on-write.
@@ -119,13 +120,12 @@ class HostPool(HostTransfers):
         g = self.geometry
         rows = checks.check_pairs(pairs, self._block_marks)
         counts = checks.check_num_tokens("num_tokens", num_tokens, len(rows), g.block_size)
-        words = g.as_words()
-        shape = moves.shape_words(g, words.size - FIRST_BASE, streams=False)
-        pieces = moves.whole_pieces(rows, g.block_size, counts)
-        moves.copy_pieces(pieces, words, words, shape, self.num_threads)
-        written = self._slot_marks.reshape(g.num_blocks, -1)
-        copied = np.arange(g.block_size) < counts[:, None]
-        written[rows[:, 1]] = np.where(copied, written[rows[:, 0]], written[rows[:, 1]])
+        place = self._place(None, None)
+        pieces = moves.pair_pieces(rows * g.block_size, 1, counts)
+        num_bytes = int(counts.sum()) * self.config.bytes_per_block // g.block_size
+        shape = self._shape(None, None)
+        moves.copy_pieces(pieces, place, place, shape, num_bytes, self.num_threads)
+        ready(copy_marks)(pieces, self._slot_marks, 1)
 
     def gather(
         self,
@@ -166,7 +166,7 @@ class HostPool(HostTransfers):
         target = checks.check_rows("out", out, g, leading)
         checks.check_on_host("out", target, is_written=True)
         pieces = moves.block_pieces(ids, g.block_size, count, into=False)
-        self._transfer(layer, None, pieces, target, self._addresses(target), into=False)
+        self._transfer(layer, None, pieces, count, target, self._addresses(target), into=False)
         return out
 
     def scatter(self, layer: int | None, block_ids: BlockIds, values: Any) -> None:  # noqa: ANN401
@@ -194,7 +194,7 @@ class HostPool(HostTransfers):
         count = source.shape[-3]
         check_count("values' num_tokens", count, ids.size * g.block_size)
         pieces = moves.block_pieces(ids, g.block_size, count, into=True)
-        self._transfer(layer, None, pieces, source, self._addresses(source), into=True)
+        self._transfer(layer, None, pieces, count, source, self._addresses(source), into=True)
         self._mark_blocks(ids, np.minimum(pieces[:, 2], g.block_size))
 
     def zero(self, block_ids: BlockIds) -> None:

@@ -11,6 +11,7 @@ from nbkv.config import CacheConfig
 from nbkv.errors import ArgumentError
 from nbkv.pools.checks import check_config, check_layer, check_scales
 from nbkv.pools.geometry import PoolGeometry
+from nbkv.pools.moves import WholeBlocks
 from nbkv.pools.tensors import WORD_DTYPES
 from nbkv.pools.threads import count_threads
 from nbkv.pools.views import view_at
@@ -67,20 +68,25 @@ class HostMemory:
         if any(tensor.on_cuda for tensor in foreign):
             refuse("tensors", "in a device's memory", "in the CPU's; see CudaPool.wrap")
         pool = cls.__new__(cls)
-        pool._set_up(config, geometry, foreign)
+        pool._set_up(config, geometry, foreign, not isinstance(tensors, (list, tuple)))
         return pool
 
-    def _set_up(self, config: CacheConfig, geometry: PoolGeometry, owner: object) -> None:
+    def _set_up(
+        self, config: CacheConfig, geometry: PoolGeometry, owner: object, is_one_array: bool = True
+    ) -> None:
         self.config = config
         self.geometry = geometry
         #: Threads that a large call is spread over, 1 or more.
         self.num_threads = count_threads()
         self._owner = owner
+        self._is_one_array = is_one_array
         # What `nbkv.pools.check_kernels` marks: one a slot, one a block.
         self._slot_marks = np.zeros(config.num_blocks * config.block_size, np.uint8)
         self._block_marks = np.zeros(config.num_blocks, np.uint8)
-        # Places that kernels are given, by layer and kv.
+        # What kernels are given, made when first needed.
         self._places: dict[tuple[int | None, int | None], npt.NDArray[np.int64]] = {}
+        self._shapes: dict[tuple[bool, bool], npt.NDArray[np.int64]] = {}
+        self._whole_blocks = WholeBlocks.between(geometry, geometry)
         shape = (config.num_layers, config.kv_factor, config.num_kv_heads)
         self._scales = self._inverse_scales = np.zeros((config.num_layers, 0), np.float32)
         if config.dtype == "fp8":
@@ -152,12 +158,9 @@ class HostMemory:
             The layers lie apart (`wrap` of a list): use `layer`.
         """
         g = self.geometry
-        by_layer, by_kv = _steps(g.bases)
-        expected = g.bases[0, 0] + np.add.outer(
-            by_layer * np.arange(g.num_layers), by_kv * np.arange(g.kv_factor)
-        )
-        if not (g.bases == expected).all():
+        if not self._is_one_array:
             raise ArgumentError("data is not one array here, its layers lie apart; use layer(i)")
+        by_layer, by_kv = _steps(g.bases)
         shape = (g.num_blocks, g.num_layers, g.kv_factor, g.block_size, g.num_kv_heads, g.head_dim)
         strides = (g.block_stride, by_layer, by_kv, g.token_stride, g.head_stride, g.item_bytes)
         return view_at(int(g.bases[0, 0]), shape, strides, WORD_DTYPES[g.dtype], self._owner)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbkv._arguments import refuse
-from nbkv._jit import ready
+from nbkv._demand import ready
 from nbkv.pools import checks, moves
 from nbkv.pools.check_kernels import WRITTEN, mark_written
 from nbkv.pools.copy_kernels import find_runs
@@ -54,20 +54,19 @@ class HostTransfers(HostMemory):
         pieces = np.empty((slots.size, 3), np.int64)
         pieces = pieces[: ready(find_runs)(slots, g.block_size, pieces)]
         first = sources[0]
-        alike = all(
-            (source.strides, source.dtype_name) == (first.strides, first.dtype_name)
-            for source in sources
-        )
+        last = sources[-1]
+        alike = last.strides == first.strides and last.dtype_name == first.dtype_name
         layers = range(g.num_layers if layer is None else 1)
         by_layer = first.strides[0] if layer is None else 0
+        count = slots.size
         if alike:
             addresses = [source.address + i * by_layer for i in layers for source in sources]
-            self._transfer(layer, None, pieces, first, addresses, into=True)
+            self._transfer(layer, None, pieces, count, first, addresses, into=True)
         else:
             for kv, source in enumerate(sources):
                 by_layer = source.strides[0] if layer is None else 0
                 addresses = [source.address + i * by_layer for i in layers]
-                self._transfer(layer, kv, pieces, source, addresses, into=True)
+                self._transfer(layer, kv, pieces, count, source, addresses, into=True)
         ready(mark_written)(slots, self._slot_marks)
 
     def _addresses(self, tensor: Foreign) -> list[int]:
@@ -88,11 +87,22 @@ class HostTransfers(HostMemory):
             self._places[(layer, kv)] = place
         return place
 
+    def _shape(self, layer: int | None, kv: int | None) -> Words:
+        """Describe what this pool has in common with a tensor of a part of its planes."""
+        is_one = layer is not None, kv is not None
+        shape = self._shapes.get(is_one)
+        if shape is None:
+            g = self.geometry
+            planes = (1 if is_one[0] else g.num_layers) * (1 if is_one[1] else g.kv_factor)
+            shape = self._shapes[is_one] = moves.make_shape(g, planes)
+        return shape
+
     def _transfer(
         self,
         layer: int | None,
         kv: int | None,
         pieces: Words,
+        num_tokens: int,
         tensor: Foreign,
         addresses: list[int],
         into: bool,
@@ -102,9 +112,11 @@ class HostTransfers(HostMemory):
         place = self._place(layer, kv)
         other = moves.tensor_place(tensor, addresses, g.block_size)
         source, destination = (other, place) if into else (place, other)
+        shape = self._shape(layer, kv)
+        row = num_tokens * len(addresses) * g.num_kv_heads
         if g.dtype not in checks.QUANTISED:
-            shape = moves.shape_words(g, len(addresses), streams=False)
-            moves.copy_pieces(pieces, source, destination, shape, self.num_threads)
+            num_bytes = row * g.row_bytes
+            moves.copy_pieces(pieces, source, destination, shape, num_bytes, self.num_threads)
             return
         scales = _NO_SCALES
         if g.dtype == "fp8":
@@ -114,7 +126,15 @@ class HostTransfers(HostMemory):
         kernels = moves.ENCODE if into else moves.DECODE
         code = checks.FLOAT_CODES[tensor.dtype_name]
         moves.convert_pieces(
-            kernels, pieces, source, destination, g, scales, code, self.num_threads
+            kernels,
+            pieces,
+            source,
+            destination,
+            shape,
+            row * g.head_dim,
+            scales,
+            code,
+            self.num_threads,
         )
 
     def _mark_blocks(self, block_ids: Words, counts: Words) -> None:
@@ -148,6 +168,7 @@ def copy_between(
     if fro.size != target.size:
         refuse(to_name, f"{target.size} blocks", f"as many as {from_name}, {fro.size}")
     pairs = np.stack((fro, target), axis=1)
-    moves.copy_whole_blocks(pairs, source.geometry, destination.geometry, destination.num_threads)
+    whole = moves.WholeBlocks.between(source.geometry, destination.geometry)
+    whole.copy(pairs, destination.num_threads)
     theirs = source._slot_marks.reshape(num_from, -1)
     destination._slot_marks.reshape(num_to, -1)[target] = theirs[fro]

@@ -1,6 +1,6 @@
 """What a pool's calls have the kernels do, as arrays."""
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -68,34 +68,66 @@ def block_pieces(block_ids: Words, block_size: int, num_tokens: int, into: bool)
     return pieces
 
 
-def whole_pieces(pairs: Words, scale: int, num_tokens: Words | int) -> Words:
+def pair_pieces(pairs: Words, scale: int, num_tokens: Words | int) -> Words:
     """List the pieces of pairs of blocks: source, destination, tokens."""
     pieces = np.empty((len(pairs), 3), np.int64)
-    pieces[:, :2] = pairs * scale
+    pieces[:, :2] = pairs if scale == 1 else pairs * scale
     pieces[:, 2] = num_tokens
     return pieces
 
 
-def shape_words(geometry: PoolGeometry, num_planes: int, streams: bool) -> Words:
+def make_shape(geometry: PoolGeometry, num_planes: int) -> Words:
     """Describe what is common to a pool and a tensor, or to two pools."""
     g = geometry
     scaled = int(g.scale_offset > 0)
-    row = (num_planes, g.block_size, g.num_kv_heads, g.row_bytes, scaled, int(streams))
-    return np.array(row, np.int64)
+    return np.array([num_planes, g.block_size, g.num_kv_heads, g.row_bytes, scaled, 0], np.int64)
+
+
+class WholeBlocks(NamedTuple):
+    """How whole blocks go from pool to pool: in runs as long as both allow."""
+
+    source: Words
+    destination: Words
+    shape: Words
+    scale: int
+    bytes_per_block: int
+
+    @classmethod
+    def between(cls, source: PoolGeometry, destination: PoolGeometry) -> Self:
+        """Compare two pools of the same shape, or take one twice."""
+        g, fro, to = source, source.as_words(), destination.as_words()
+        planes = fro.size - FIRST_BASE
+        num_bytes = planes * g.chunk_bytes
+        alike = bool((fro[1:FIRST_BASE] == to[1:FIRST_BASE]).all())
+        if alike and g.is_block_contiguous and destination.is_block_contiguous:
+            return cls(fro, to, np.array([1, 1, 1, num_bytes, 0, 0], np.int64), 1, num_bytes)
+        if alike and g.is_chunk_contiguous and destination.is_chunk_contiguous:
+            shape = np.array([planes, 1, 1, g.chunk_bytes, 0, 0], np.int64)
+            return cls(fro, to, shape, 1, num_bytes)
+        return cls(fro, to, make_shape(g, planes), g.block_size, num_bytes)
+
+    def copy(self, pairs: Words, num_threads: int) -> Words:
+        """Copy blocks, (n, 2) source and destination; return their pieces."""
+        pieces = pair_pieces(pairs, self.scale, self.scale)
+        num_bytes = len(pairs) * self.bytes_per_block
+        copy_pieces(pieces, self.source, self.destination, self.shape, num_bytes, num_threads)
+        return pieces
 
 
 def copy_pieces(
-    pieces: Words, source: Words, destination: Words, shape: Words, num_threads: int
+    pieces: Words,
+    source: Words,
+    destination: Words,
+    shape: Words,
+    num_bytes: int,
+    num_threads: int,
 ) -> None:
-    """Copy pieces from place to place."""
-    num_planes = int(shape[copy_kernels.NUM_PLANES])
-    token_bytes = int(shape[copy_kernels.NUM_HEADS] * shape[copy_kernels.ROW_BYTES])
-    num_bytes = int(pieces[:, 2].sum()) * num_planes * token_bytes
-    shape[copy_kernels.STREAMS] = int(num_bytes >= STREAM_FROM)
+    """Copy pieces of about so many bytes from place to place."""
+    shape[copy_kernels.STREAMS] = num_bytes >= STREAM_FROM
     run_over(
         _COPY,
         lambda: (pieces, source, destination, shape),
-        len(pieces) * num_planes,
+        len(pieces) * int(shape[copy_kernels.NUM_PLANES]),
         num_bytes,
         num_threads,
         SPREAD_COPIES_FROM,
@@ -107,7 +139,8 @@ def convert_pieces(
     pieces: Words,
     source: Words,
     destination: Words,
-    geometry: PoolGeometry,
+    shape: Words,
+    num_numbers: int,
     scales: Floats,
     code: int,
     num_threads: int,
@@ -119,17 +152,16 @@ def convert_pieces(
     kernels : pair of callable
         `ENCODE` or `DECODE`.
     pieces, source, destination : int64 array
-    geometry : PoolGeometry
-        The pool's.
+    shape : int64 array
+    num_numbers : int
+        About how many there are.
     scales : float32 array
         fp8: of each plane and head, or their inverses to quantise. int8: empty.
     code : int
         The tensor's dtype.
     num_threads : int
     """
-    num_planes = source.size - FIRST_BASE
-    shape = shape_words(geometry, num_planes, streams=False)
-    numbers = int(pieces[:, 2].sum()) * num_planes * geometry.num_kv_heads * geometry.head_dim
+    head_dim = int(shape[copy_kernels.ROW_BYTES])  # of one byte each
     run_over(
         kernels,
         lambda: (
@@ -138,38 +170,11 @@ def convert_pieces(
             destination,
             shape,
             scales,
-            np.empty(geometry.head_dim, np.float32),
+            np.empty(head_dim, np.float32),
             code,
         ),
-        len(pieces) * num_planes,
-        numbers,
+        len(pieces) * (source.size - FIRST_BASE),
+        num_numbers,
         num_threads,
         SPREAD_NUMBERS_FROM,
     )
-
-
-def copy_whole_blocks(
-    pairs: Words, source: PoolGeometry, destination: PoolGeometry, num_threads: int
-) -> None:
-    """Copy whole blocks, in runs as long as both pools allow.
-
-    Parameters
-    ----------
-    pairs : int64 array, shape (n, 2)
-    source, destination : PoolGeometry
-        Of the same shape; the same object within one pool.
-    num_threads : int
-    """
-    fro, to = source.as_words(), destination.as_words()
-    alike = source is destination or bool((fro[1:FIRST_BASE] == to[1:FIRST_BASE]).all())
-    planes, g = fro.size - FIRST_BASE, source
-    if alike and source.is_block_contiguous and destination.is_block_contiguous:
-        shape = np.array([1, 1, 1, planes * g.chunk_bytes, 0, 0], np.int64)
-        pieces = whole_pieces(pairs, 1, 1)
-    elif alike and source.is_chunk_contiguous and destination.is_chunk_contiguous:
-        shape = np.array([planes, 1, 1, g.chunk_bytes, 0, 0], np.int64)
-        pieces = whole_pieces(pairs, 1, 1)
-    else:
-        shape = shape_words(g, planes, streams=False)
-        pieces = whole_pieces(pairs, g.block_size, g.block_size)
-    copy_pieces(pieces, fro, to, shape, num_threads)
