@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from nbkv._arguments import refuse
 from nbkv.errors import ConfigError
+from nbkv.layout import NO_BLOCK
 from nbkv.pools import checks, cuda_decode, cuda_moves
 from nbkv.pools.cuda_sources import CudaSources
 from nbkv.pools.foreign import Foreign, describe, row_major
@@ -52,13 +53,13 @@ class CudaAttention(CudaSources):
             multiple of num_kv_heads, head_dim of 8.
         block_table : int32 array, shape (num_sequences, width)
             On the host, where it is checked, or contiguous in device memory, where it is taken
-            on trust.
+            on trust. Tokens of holes, NO_BLOCK, are left out.
         seq_lens : int32 array, shape (num_sequences,)
             How many tokens each sequence has; the same. A sequence with none gives zeros.
         scale : float, optional
             ``1 / sqrt(head_dim)`` when omitted.
         out : array, optional
-            As `query`, of any of its dtypes; new, of its dtype, when omitted.
+            As `query`, of any of its dtypes; new and float32 when omitted.
         tokens_per_split : int, optional
             Tokens that one thread block goes through.
 
@@ -168,8 +169,8 @@ class CudaAttention(CudaSources):
         return found
 
     def _new_vectors(self, query: Foreign) -> Any:  # noqa: ANN401
-        """Allocate an array like the queries."""
-        dtype = np.dtype("uint16" if query.dtype_name == "bfloat16" else query.dtype_name)
+        """Allocate a float32 array of the queries' shape."""
+        dtype = np.dtype(np.float32)
         strides = row_major(query.shape, dtype.itemsize)
         memory = self._device.allocate(strides[0] * query.shape[0])
         return self._device.view(memory.address, query.shape, strides, dtype, memory)
@@ -219,7 +220,11 @@ class CudaAttention(CudaSources):
 def _check_ids(table: npt.NDArray[np.int64], num_used: npt.NDArray[Any], num_blocks: int) -> None:
     """Check the entries of a block table that are used."""
     used = np.arange(table.shape[1]) < num_used[:, None]
-    wrong = used & ((table < 0) | (table >= num_blocks))
+    wrong = used & ((table < NO_BLOCK) | (table >= num_blocks))
     if wrong.any():
         row, column = map(int, np.argwhere(wrong)[0])
-        refuse(f"block_table[{row}, {column}]", int(table[row, column]), f"0 to {num_blocks - 1}")
+        refuse(
+            f"block_table[{row}, {column}]",
+            int(table[row, column]),
+            f"NO_BLOCK or 0 to {num_blocks - 1}",
+        )

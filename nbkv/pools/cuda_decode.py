@@ -222,7 +222,7 @@ def decode(
 
     Grid: sequences, KV heads, splits. Thread block: whole warps. `query` is (sequences, heads,
     head_dim) in rows of `item_bytes` numbers; `tables` int32, `table_stride` entries a row;
-    `partials` float32, (sequences, heads, splits, 2 + head_dim).
+    NO_BLOCK in them is a hole, whose tokens are left out; `partials` float32, (sequences, heads, splits, 2 + head_dim).
     """
     maxima = cuda.shared.array(MAX_THREADS, np.float32)
     sums = cuda.shared.array(MAX_THREADS, np.float32)
@@ -260,12 +260,13 @@ def decode(
                 place = min(token, int32(end - 1))
                 column = int32(divide(place, division))
                 block = load4(table + 4 * int64(column))
-                slot = int32(block * size + int32(place - column * size))
+                is_there = token < end and block >= 0
+                slot = int32(max(block, int32(0)) * size + int32(place - column * size))
                 product_ = score(
                     words, key_plane, slot, numbers, num_eights, lanes_log2, kind, query_kind
                 )
                 product_ = float32(product_ * float32(scale))
-                if token < end:
+                if is_there:
                     higher = max(largest, product_)
                     old = exp2_of(float32(largest - higher))
                     new = exp2_of(float32(product_ - higher))

@@ -20,6 +20,8 @@ from nbkv.pools import cuda_simulated
 
 #: Whether numba runs CUDA kernels as Python threads (``NUMBA_ENABLE_CUDASIM=1``).
 SIMULATED: Final = bool(numba.config.ENABLE_CUDASIM)  # type: ignore[attr-defined]
+#: Where compiled kernels are kept, if anywhere.
+CACHE_DIR: Final = None if SIMULATED or _jit.INTERPRETED else _jit.folder_of(__name__)
 
 
 class _SimulatedCuda:
@@ -133,11 +135,11 @@ def _dispatcher(function: Callable[..., None]) -> Any:  # noqa: ANN401
     from numba.cuda.core import config
 
     outer = config.CACHE_DIR
-    config.CACHE_DIR = str(_jit.CACHE_DIR or "")
+    config.CACHE_DIR = str(CACHE_DIR or "")
     try:
         # Without link-time optimisation a launch runs the very PTX that the tests execute.
         # Given with the function: numba's decorator of keywords forgets this one.
-        return numba.cuda.jit(function, cache=_jit.CACHE_DIR is not None, lto=False)
+        return numba.cuda.jit(function, cache=CACHE_DIR is not None, lto=False)
     finally:
         config.CACHE_DIR = outer
 

@@ -8,10 +8,9 @@ same key: signature, toolkit version and compute capability.
 from collections.abc import Iterator
 from typing import Any
 
-from nbkv import _jit
 from nbkv.errors import ArgumentError
 from nbkv.pools import cuda_decode, cuda_kernels, cuda_quantised
-from nbkv.pools.cuda_jit import KERNELS, SIMULATED, Kernel, offline
+from nbkv.pools.cuda_jit import CACHE_DIR, KERNELS, Kernel, offline
 
 #: Kernels are in KERNELS once these are imported.
 _MODULES = (cuda_kernels, cuda_quantised, cuda_decode)
@@ -64,7 +63,7 @@ def compile_for(capability: tuple[int, int]) -> Iterator[tuple[str, bool]]:
     ArgumentError
         There is nowhere to keep it, or numba simulates.
     """
-    if SIMULATED or _jit.CACHE_DIR is None:
+    if CACHE_DIR is None:
         raise ArgumentError("kernels for CUDA are kept on disk only, and nothing is kept here")
     for kernel in kernels_for(capability):
         yield kernel.name, _compile(kernel, capability)
