@@ -222,7 +222,8 @@ def decode(
 
     Grid: sequences, KV heads, splits. Thread block: whole warps. `query` is (sequences, heads,
     head_dim) in rows of `item_bytes` numbers; `tables` int32, `table_stride` entries a row;
-    NO_BLOCK in them is a hole, whose tokens are left out; `partials` float32, (sequences, heads, splits, 2 + head_dim).
+    NO_BLOCK in them is a hole, whose tokens are left out; `partials` float32, (sequences,
+    heads, splits, 2 + head_dim).
     """
     maxima = cuda.shared.array(MAX_THREADS, np.float32)
     sums = cuda.shared.array(MAX_THREADS, np.float32)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbkv._arguments import refuse
-from nbkv._jit import ready
+from nbkv._demand import ready
 from nbkv.pools import checks, cuda_moves
 from nbkv.pools.check_kernels import mark_written
 from nbkv.pools.cuda_device import Memory
