@@ -29,7 +29,12 @@ class OnDevice:
 
 
 class PTXDevice(Device):
-    """Executes launches, and keeps a report of each as ``(kernel's name, report)``."""
+    """Executes launches, and keeps a report of each as ``(kernel's name, report)``.
+
+    `replaced` has kernels by the name of the one whose place they take.
+    """
+
+    replaced = {}  # noqa: RUF012
 
     def __init__(self, cc):
         super().__init__()
@@ -37,7 +42,6 @@ class PTXDevice(Device):
         self.max_threads = 128
         self.memory = GlobalMemory()
         self.reports = []
-        self.replaced = {}
         self.mapped = {}
         self.num_events = 0
 
