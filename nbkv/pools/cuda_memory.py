@@ -111,8 +111,9 @@ class CudaMemory:
         device: Device,
         stream: object,
     ) -> None:
-        if cuda_moves.unit_of(*cuda_moves.alignments_of(geometry)) % _UNIT:
-            refuse("tensors", "at addresses or strides", f"multiples of {_UNIT} bytes")
+        places = cuda_moves.alignments_of(geometry)
+        if cuda_moves.unit_of(*places) < _UNIT:
+            refuse("tensors' addresses and strides", places, f"multiples of {_UNIT} bytes")
         self.config = config
         self.geometry = geometry
         self._owner = owner

@@ -125,11 +125,14 @@ def pack_division(block_size: int) -> int:
 
 
 def unit_of(*numbers: int) -> int:
-    """Return the bytes of the widest unit that divides all addresses, strides and sizes."""
+    """Return the bytes of the widest unit that divides all addresses, strides and sizes.
+
+    16 or 8; less only where a pool's memory is not what `CudaMemory` accepts.
+    """
     together = 0
     for number in numbers:
         together |= number
-    return 16 if together % 16 == 0 else 8
+    return min(together & -together, kernels.WIDE) if together else kernels.WIDE
 
 
 def power_up_to(number: int, most: int) -> int:
