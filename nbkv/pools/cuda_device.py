@@ -174,7 +174,8 @@ class Device:
         if 0 in grid:
             return
         key = (kernel.name, grid, block, stream if isinstance(stream, int) else id(stream))
-        configured = self._configured.get(key)
+        # numba's simulation gives one object for every configuration.
+        configured = None if SIMULATED else self._configured.get(key)
         if configured is None:
             if len(self._configured) >= _MAX_CONFIGURED:
                 self._configured.clear()

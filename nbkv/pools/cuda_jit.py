@@ -12,6 +12,9 @@ from typing import Any, Final
 
 import numba
 import numba.cuda
+
+# numba's own CUDA half, which is there without this package, has another interface.
+import numba_cuda  # noqa: F401
 import numpy as np
 from numba import types
 
