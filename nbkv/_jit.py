@@ -195,7 +195,9 @@ def _compile_called(function: F, kind: type[KernelLibrary]) -> F:
     return compiled
 
 
-def compile_into(folder: Path | None, function: F, kind: type[KernelLibrary]) -> F:
+def compile_into(
+    folder: Path | None, function: F, kind: type[KernelLibrary], releases_gil: bool = False
+) -> F:
     """Compile a function at its first call and keep the result in a folder, if there is one.
 
     Parameters
@@ -205,12 +207,15 @@ def compile_into(folder: Path | None, function: F, kind: type[KernelLibrary]) ->
     kind : type
         `PartLibrary`: inlined into every kernel that calls it, not called from Python.
         `CalleeLibrary`: called by kernels. `KernelLibrary`: called from Python.
+    releases_gil : bool
+        Other Python threads run while it does.
     """
     part, called = kind is PartLibrary, kind is not KernelLibrary
     outer = nb.config.CACHE_DIR
     nb.config.CACHE_DIR = str(folder or "")
     try:
         options: dict[str, Any] = {"no_cpython_wrapper": called, "no_cfunc_wrapper": True}
+        options["nogil"] = releases_gil
         compiler = compiler_into(kind)
         compiled: F = nb.njit(forceinline=part, pipeline_class=compiler, **options)(function)
         if folder is not None and not part:
@@ -241,9 +246,9 @@ def _widen(kind: nb.types.Type) -> nb.types.Type:
 
 
 def wrapping_kernel(function: F) -> F:
-    """Compile a kernel whose unsigned products wrap; interpreted, numpy would warn of them."""
+    """Compile a kernel whose numbers wrap, or overflow; interpreted, numpy would warn of them."""
     if INTERPRETED:
-        quiet: F = np.errstate(over="ignore")(function)
+        quiet: F = np.errstate(over="ignore", invalid="ignore")(function)
         return quiet
     return kernel(function)
 
