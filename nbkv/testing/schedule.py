@@ -1,0 +1,315 @@
+"""A scheduler that does anything at any time: the worst that a cache may be asked for."""
+
+import random
+from collections import Counter, deque
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from nbkv.cache import PagedKVCache
+from nbkv.errors import KVCacheError
+from nbkv.hashing import Salt
+from nbkv.layout import NO_BLOCK, ROW_ACTIVE
+from nbkv.plan import StepBuffers, StepPlan
+from nbkv.testing.executor import LaggingExecutor
+
+_ROW_BITS: Final = 32
+#: How often each event happens, relative to the others.
+WEIGHTS: Final = {
+    "plan": 8.0,
+    "commit": 8.0,
+    "complete": 4.0,
+    "admit": 4.0,
+    "step": 2.0,
+    "finish": 1.5,
+    "fork": 1.0,
+    "truncate": 1.0,
+    "reorder": 0.6,
+    "pin": 0.5,
+    "unpin": 0.5,
+    "fail": 0.4,
+    "drain": 0.4,
+    "evict": 0.3,
+    "register": 0.3,
+    "attach": 0.3,
+    "share": 0.3,
+    "reset": 0.05,
+}
+_MODES: Final = ("raise", "stop", "preempt", "preempt")
+_MAX_TOKENS: Final = 512
+
+
+def run_random_schedule(
+    cache: PagedKVCache,
+    executor: LaggingExecutor,
+    rng: random.Random,
+    num_events: int,
+    weights: dict[str, float] | None = None,
+) -> Counter[str]:
+    """Drive a cache with random events, every plan run by an executor.
+
+    Prompts that begin alike, chunks, drafts and rejections, aborts, preemptions, forks,
+    truncation, beams, failed steps, leases, names, eviction: whatever the configuration
+    allows. Refused calls are counted and passed over.
+
+    Parameters
+    ----------
+    cache : PagedKVCache
+    executor : LaggingExecutor
+        Of this cache. A small ``vocabulary`` makes sequences meet.
+    rng : random.Random
+        Decides everything.
+    num_events : int
+    weights : dict, optional
+        Relative frequencies in place of those in `WEIGHTS`, by event.
+
+    Returns
+    -------
+    collections.Counter
+        How often each event happened, and of each ``name refused``.
+
+    Raises
+    ------
+    SlotError
+        A step found a slot with the wrong content: the cache, or the pool, has a defect.
+
+    Examples
+    --------
+    >>> import random
+    >>> from nbkv import CacheConfig, PagedKVCache
+    >>> cache = PagedKVCache(CacheConfig(4, 24, 1, 1, 64, max_sequences=8, run_ahead=True))
+    >>> with LaggingExecutor(cache, lag=(0, 4), vocabulary=2) as executor:
+    ...     counts = run_random_schedule(cache, executor, random.Random(1), 200)
+    >>> counts["commit"] > 20
+    True
+    """
+    schedule = _Schedule(cache, executor, rng)
+    chances = WEIGHTS | (weights or {})
+    names, shares = list(chances), list(chances.values())
+    for name in rng.choices(names, shares, k=num_events):
+        try:
+            schedule.counts[name] += getattr(schedule, name)() is not False
+        except KVCacheError:
+            schedule.counts[f"{name} refused"] += 1
+    return schedule.counts
+
+
+class _Schedule:
+    """What the events need to know of each other."""
+
+    def __init__(
+        self, cache: PagedKVCache, executor: LaggingExecutor, rng: random.Random
+    ) -> None:
+        self.cache, self.executor, self.rng = cache, executor, rng
+        self.counts: Counter[str] = Counter()
+        self.plans: deque[tuple[StepPlan, npt.NDArray[np.int32]]] = deque()
+        self.buffers: list[StepBuffers] = []
+        self.prompts: dict[int, int] = {}  # length by seq_id
+        self.leases: list[int] = []
+        self.born = 0
+        longest = 6 * cache.config.block_size
+        self.texts = [[rng.randrange(3) for _ in range(longest)] for _ in range(3)]
+
+    # --- picking ---------------------------------------------------------------------
+    def alive(self) -> list[int]:
+        """Handles of the sequences alive, shuffled."""
+        records = self.cache.sequences
+        rows = np.flatnonzero(records["state"] == ROW_ACTIVE).tolist()
+        handles = [int(records["generation"][row]) << _ROW_BITS | row for row in rows]
+        self.rng.shuffle(handles)
+        return handles
+
+    def seq_id(self, handle: int) -> int:
+        return int(self.cache.sequences["seq_id"][handle & 0xFFFFFFFF])
+
+    def some(self, most: int) -> npt.NDArray[np.int64]:
+        handles = self.alive()
+        return np.array(handles[: self.rng.randint(0, min(most, len(handles)))], np.int64)
+
+    def name_new(self) -> int:
+        self.born += 1
+        return self.born
+
+    def out(self) -> StepBuffers | None:
+        """Give buffers whose plan is committed, or none."""
+        if self.buffers and self.rng.random() < 0.7:
+            return self.buffers.pop(self.rng.randrange(len(self.buffers)))
+        if self.rng.random() < 0.5:
+            return StepBuffers.for_cache(self.cache, _MAX_TOKENS)
+        return None
+
+    # --- sequences -------------------------------------------------------------------
+    def admit(self) -> None:
+        rng, size = self.rng, self.cache.config.block_size
+        text = rng.choice(self.texts)
+        prompt = text[: rng.randint(0, len(text))]
+        prompt += [rng.randrange(3) for _ in range(rng.randint(0, size))]
+        options: dict[str, Any] = {}
+        if rng.random() < 0.1:
+            options["salt"] = Salt(tenant=rng.randrange(2))
+        if len(prompt) > 2 and rng.random() < 0.15:
+            start = rng.randrange(len(prompt) - 1)
+            options["extra_keys"] = [(start, rng.randint(start + 1, len(prompt)), rng.randrange(2))]
+        if rng.random() < 0.7:
+            options["max_hit_tokens"] = max(0, len(prompt) - 1)
+        if rng.random() < 0.1:
+            options["reserve_tokens"] = len(prompt) + size
+        options["must_fit"] = rng.random() < 0.3
+        seq_id = self.name_new()
+        self.cache.admit(seq_id, np.array(prompt, np.int32), **options)
+        self.prompts[seq_id] = len(prompt)
+
+    def finish(self) -> None:
+        self.cache.finish(self.some(2))
+
+    def _pair(self) -> tuple[int, int]:
+        handles = self.alive()
+        return (self.seq_id(handles[0]) if handles else 0), self.name_new()
+
+    def fork(self) -> None:
+        self.cache.fork(*self._pair())
+
+    def share(self) -> None:
+        self.cache.share_prefix(*self._pair(), self.rng.randint(1, 3))
+
+    def truncate(self) -> bool:
+        for handle in self.alive()[:1]:
+            row = self.cache.sequences[handle & 0xFFFFFFFF]
+            most = int(row["num_committed"])
+            least = max(0, most - 3 * self.cache.config.block_size)
+            self.cache.truncate(int(row["seq_id"]), self.rng.randint(least, most))
+            return True
+        return False
+
+    def reorder(self) -> None:
+        handles = self.some(4)
+        parents = [self.rng.randrange(handles.size) for _ in range(handles.size)]
+        self.cache.reorder(handles, np.array(parents, np.int32))
+
+    # --- steps -----------------------------------------------------------------------
+    def _batch(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], dict[str, Any]]:
+        rng, records = self.rng, self.cache.sequences
+        handles = self.some(6)
+        counts = []
+        for handle in handles.tolist():
+            left = self.prompts.get(self.seq_id(handle), 0)
+            left -= int(records["num_tokens"][handle & 0xFFFFFFFF])
+            counts.append(rng.randint(1, left) if left > 0 else rng.choice((1, 1, 1, 2, 4, 0)))
+        options: dict[str, Any] = {"on_exhaustion": rng.choice(_MODES), "out": self.out()}
+        if rng.random() < 0.2:
+            options["lookahead"] = rng.randint(1, self.cache.config.block_size + 1)
+        others = [handle for handle in self.alive() if handle not in handles]
+        if options["on_exhaustion"] == "preempt" and others and rng.random() < 0.5:
+            options["victims"] = np.array(others[:2], np.int64)
+        return handles, np.array(counts, np.int32), options
+
+    def _submit(self, plan: StepPlan) -> None:
+        self.counts["preempted"] += len(plan.preempted)
+        self.counts["evicted"] += len(plan.evicted)
+        self.counts["copied"] += len(plan.copies)
+        self.plans.append((plan, self.executor.submit(plan)))
+
+    def plan(self) -> bool:
+        if self.plans and not self.cache.config.run_ahead:
+            return False
+        handles, counts, options = self._batch()
+        self._submit(self.cache.plan(handles, counts, **options))
+        return True
+
+    def _accept(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Take most of the oldest plan's tokens, sometimes not all."""
+        plan, tokens = self.plans[0]
+        counts = plan.entries["count"].tolist()
+        taken = [n if self.rng.random() < 0.8 else self.rng.randint(0, n) for n in counts]
+        ends = np.cumsum(counts).tolist()
+        parts = [
+            tokens[end - count : end - count + kept]
+            for end, count, kept in zip(ends, counts, taken, strict=True)
+        ]
+        ids = np.concatenate(parts) if parts else tokens
+        return np.array(taken, np.int32), ids
+
+    def commit(self) -> bool:
+        if not self.plans:
+            return False
+        accepted, tokens = self._accept()
+        plan = self.plans[0][0]
+        report = self.cache.commit(plan, accepted, tokens, out=self._report_buffers())
+        self.plans.popleft()
+        self.counts["skipped"] += len(report.skipped)
+        self.buffers.append(plan.buffers)
+        return True
+
+    def _report_buffers(self) -> StepBuffers | None:
+        return self.rng.choice(self.buffers) if self.buffers and self.rng.random() < 0.3 else None
+
+    def step(self) -> bool:
+        if not self.plans:
+            return False
+        accepted, tokens = self._accept()
+        handles, counts, options = self._batch()
+        last = self.plans[0][0]
+        plan = self.cache.step(handles, counts, accepted, tokens, **options)
+        self.plans.popleft()
+        if plan.is_outstanding:
+            self._submit(plan)
+        if last.buffers is not plan.buffers or not plan.is_outstanding:
+            self.buffers.append(last.buffers)
+        return True
+
+    def complete(self) -> bool:
+        executor, header = self.executor, self.cache.header
+        if not self.cache.config.run_ahead:
+            return False
+        if self.rng.random() < 0.5:
+            executor.advance()
+        step_id = executor.executed_step
+        if step_id <= int(header["completed_step"][0]):
+            return False
+        self.cache.complete(step_id)
+        return True
+
+    def fail(self) -> bool:
+        header = self.cache.header
+        first = int(header["completed_step"][0]) + 1
+        last = min(int(header["committed_step"][0]) + 1, int(header["num_steps"][0]))
+        if first > last:
+            return False
+        self.cache.fail(self.rng.randint(first, last))
+        self.plans.clear()
+        return True
+
+    def drain(self) -> None:
+        self.executor.drain()
+
+    # --- leases, names, the cache ----------------------------------------------------
+    def pin(self) -> bool:
+        for handle in self.alive()[:1]:
+            self.leases.append(self.cache.pin(handle))
+            return True
+        return False
+
+    def unpin(self) -> bool:
+        if not self.leases:
+            return False
+        self.cache.unpin(self.leases.pop(self.rng.randrange(len(self.leases))))
+        return True
+
+    def register(self) -> bool:
+        for handle in self.alive()[:1]:
+            table = self.cache.block_table(self.seq_id(handle))
+            size = 0 if table is None else self.rng.randint(0, min(3, table.size))
+            if table is not None and size and NO_BLOCK not in table[:size]:
+                self.cache.register_prefix(self.rng.randrange(4), table[:size])
+                return True
+        return False
+
+    def attach(self) -> None:
+        self.cache.attach_prefix(self.rng.randrange(4), self.name_new())
+
+    def evict(self) -> None:
+        self.cache.evict(self.rng.randint(0, 3))
+
+    def reset(self) -> None:
+        self.cache.reset_prefix_cache()
