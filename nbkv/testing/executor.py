@@ -250,6 +250,12 @@ class LaggingExecutor:
         if step.is_early:
             self._runner.hand_out(step)
 
+    def settled(self) -> None:
+        """Let blocks reserved outside of steps be written to at once; `Watch` calls it."""
+        if self.cache.config.run_ahead:
+            fresh = self.ledger.take_fresh()
+            self._slots.hand_out(fresh, self.ledger.generations[fresh], 0)
+
     def before_commit(self, given: dict[str, Any]) -> None:
         """Check what is about to be committed; `Watch` calls it."""
         step = self.ledger.uncommitted[0]

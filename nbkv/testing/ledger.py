@@ -16,7 +16,7 @@ from nbkv.errors import ArgumentError
 from nbkv.layout import NO_BLOCK, ROW_ACTIVE
 from nbkv.page_tables import apply_changes
 from nbkv.plan import StepBuffers, StepPlan
-from nbkv.testing.failures import ScheduleError
+from nbkv.testing.failures import ScheduleError, SlotError
 from nbkv.testing.histories import History
 from nbkv.testing.steps import Entry, Step
 
@@ -164,6 +164,7 @@ class Ledger:
         at = 0
         said: list[int] = []
         for entry in step.entries:
+            self._check_start(step, entry)
             if tokens is None:
                 said += entry.history.draw(entry.count, vocabulary)
             else:
@@ -171,6 +172,20 @@ class Ledger:
             entry.expected = entry.history.expect(entry.first, entry.end)
             at += entry.count
         step.tokens = np.array(said, np.int32) if tokens is None else tokens
+
+    def _check_start(self, step: Step, entry: Entry) -> None:
+        if len(entry.history) != entry.start:
+            block_id = int(entry.block_ids[-1]) if entry.block_ids.size else NO_BLOCK
+            raise SlotError(
+                "plans tokens in",
+                f"a start at position {entry.start}",
+                f"position {len(entry.history)}, which follows what stands",
+                step_id=step.step_id,
+                seq_id=entry.history.seq_id,
+                position=entry.start,
+                block_id=block_id,
+                slot=-1,
+            )
 
     def commit(
         self,

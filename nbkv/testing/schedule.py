@@ -208,7 +208,11 @@ class _Schedule:
         self.counts["preempted"] += len(plan.preempted)
         self.counts["evicted"] += len(plan.evicted)
         self.counts["copied"] += len(plan.copies)
-        self.plans.append((plan, self.executor.submit(plan)))
+        tokens = None
+        if self.rng.random() < 0.4:  # otherwise than the last time at these positions
+            drawn = [self.rng.randrange(3) for _ in range(plan.num_tokens)]
+            tokens = np.array(drawn, np.int32)
+        self.plans.append((plan, self.executor.submit(plan, tokens)))
 
     def plan(self) -> bool:
         if self.plans and not self.cache.config.run_ahead:

@@ -34,6 +34,9 @@ class Device(Protocol):
     def planned(self, plan: StepPlan) -> None:
         """A plan was made."""
 
+    def settled(self) -> None:
+        """A call that plans nothing has been carried out."""
+
     def before_commit(self, given: dict[str, Any]) -> None:
         """The oldest plan is about to be committed with these arguments."""
 
@@ -83,6 +86,7 @@ class Watch:
     def _call(self, original: Callable[..., Any], *args: Any, **options: Any) -> Any:
         result = original(*args, **options)
         self.ledger.settle()
+        self.device.settled()
         return result
 
     def _refuse(self, name: str, *_: object, **__: object) -> NoReturn:
@@ -96,7 +100,8 @@ class Watch:
 
     # --- steps -----------------------------------------------------------------------
     def _plan(self, original: Callable[..., StepPlan], *args: Any, **options: Any) -> StepPlan:
-        plan = self._call(original, *args, **options)
+        plan = original(*args, **options)
+        self.ledger.settle()
         self.device.planned(plan)
         return plan
 
