@@ -24,6 +24,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Kernels the facade calls, each with the one signature it is compiled for.
 ENTRIES: list[tuple[Any, str]] = []
+#: Kernels that are made ready at their first use, each with its one signature.
+ON_DEMAND: dict[Any, str] = {}
 DIGEST_DIGITS = 16
 _REMEDY = (
     "set NBKV_CACHE_DIR to a writable folder, or run 'nbkv warmup --into DIR' when the"
@@ -127,7 +129,7 @@ def outlined_kernel(function: F) -> F:
     return compile_into(CACHE_DIR, function, inline=False)
 
 
-def compile_into(folder: Path | None, function: F, inline: bool) -> F:
+def compile_into(folder: Path | None, function: F, inline: bool, releases_gil: bool = False) -> F:
     """Compile a function at its first call and keep the result in a folder, if there is one."""
     # Part of every kernel that calls it, and of none's machine code by itself: Python does
     # not call it, and what is kept on disk are its callers.
@@ -136,6 +138,7 @@ def compile_into(folder: Path | None, function: F, inline: bool) -> F:
     nb.config.CACHE_DIR = str(folder or "")
     try:
         options: dict[str, Any] = {"no_cpython_wrapper": part, "no_cfunc_wrapper": part}
+        options["nogil"] = releases_gil
         cached = folder is not None and not part
         compiled: F = nb.njit(cache=cached, forceinline=inline, **options)(function)
     finally:
@@ -144,9 +147,9 @@ def compile_into(folder: Path | None, function: F, inline: bool) -> F:
 
 
 def wrapping_kernel(function: F) -> F:
-    """Compile a kernel whose unsigned products wrap; interpreted, numpy would warn of them."""
+    """Compile a kernel whose numbers wrap, or overflow; interpreted, numpy would warn of them."""
     if INTERPRETED:
-        quiet: F = np.errstate(over="ignore")(function)
+        quiet: F = np.errstate(over="ignore", invalid="ignore")(function)
         return quiet
     return kernel(function)
 
@@ -167,6 +170,54 @@ def entry(signature: str) -> Callable[[F], F]:
         return compiled
 
     return decorate
+
+
+def on_demand(signature: str, releases_gil: bool = False) -> Callable[[F], F]:
+    """Compile a kernel that `ready` makes ready, for exactly one signature.
+
+    For what many processes never call: creating a cache does not wait for it.
+
+    Parameters
+    ----------
+    signature : str
+        numba's notation.
+    releases_gil : bool
+        Other Python threads run meanwhile: for what takes a millisecond and more.
+    """
+
+    def decorate(function: F) -> F:
+        if INTERPRETED:
+            compiled = function
+        else:
+            compiled = compile_into(CACHE_DIR, function, False, releases_gil)
+        ON_DEMAND[compiled] = signature
+        return compiled
+
+    return decorate
+
+
+@cache
+def ready(function: F) -> F:
+    """Return a kernel made by `on_demand` as machine code, compiled or loaded if need be.
+
+    As `make_ready` has it, this takes it on trust that arguments are of the one signature.
+
+    Parameters
+    ----------
+    function : callable
+
+    Returns
+    -------
+    callable
+    """
+    if INTERPRETED:
+        return function
+    kernel: Any = function
+    kernel.compile(ON_DEMAND[function])
+    kernel.disable_compile()
+    (code,) = kernel.overloads.values()
+    entry_point: F = code.entry_point
+    return entry_point
 
 
 @cache
@@ -215,6 +266,8 @@ def ready_entry(name: str) -> Any:  # noqa: ANN401
 def compile_entries() -> Iterator[str]:
     """Compile, or load from disk, each entry kernel that is not yet ready.
 
+    Those on demand wait: see `compile_everything`.
+
     Yields
     ------
     str
@@ -222,4 +275,18 @@ def compile_entries() -> Iterator[str]:
     """
     for function, _ in ENTRIES:
         make_ready(function)
+        yield function.__name__
+
+
+def compile_everything() -> Iterator[str]:
+    """Compile, or load from disk, the entry kernels and then those on demand.
+
+    Yields
+    ------
+    str
+        The name of the kernel just made ready.
+    """
+    yield from compile_entries()
+    for function in ON_DEMAND:
+        ready(function)
         yield function.__name__

@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
 
     began = time.perf_counter()
     num_ready = 0
-    with common.progress_bar("compiling", len(_jit.ENTRIES)) as (advance, _):
-        for _name in _jit.compile_entries():
+    with common.progress_bar("compiling", len(_jit.ENTRIES) + len(_jit.ON_DEMAND)) as (advance, _):
+        for _name in _jit.compile_everything():
             num_ready += 1
             advance(1)
     seconds = time.perf_counter() - began
