@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import nbkv
-from nbkv.kernels import buffers, leases, publish, tails
+from nbkv.kernels import buffers, leases, publish
 from nbkv.kernels.commit import _record_tokens
 from nbkv.kernels.holding import settle_block
 from nbkv.kernels.state import State, open_state
@@ -109,8 +109,9 @@ def shared_blocks_written_in_place() -> list[Patch]:
 
 def pinned_blocks_written_in_place() -> list[Patch]:
     mutant = no_copy_if(
-        lambda state, block_id, _: state.blocks["ref_count"][block_id] == 1
-        and state.blocks["pin_count"][block_id] > 0
+        lambda state, block_id, _: (
+            state.blocks["ref_count"][block_id] == 1 and state.blocks["pin_count"][block_id] > 0
+        )
     )
     return [("*", "must_copy", mutant)]
 
@@ -273,7 +274,9 @@ def run(seed: int, fixed: dict[str, Any], num_events: int, *, eager: bool = Fals
     rng = random.Random(seed)
     cache = nbkv.PagedKVCache(configure(rng, fixed))
     lag = rng.choice((0, 2, 5, (0, 6)))
-    executor = (EagerExecutor if eager else LaggingExecutor)(cache, lag=lag, seed=seed, vocabulary=2)
+    executor = (EagerExecutor if eager else LaggingExecutor)(
+        cache, lag=lag, seed=seed, vocabulary=2
+    )
     with executor:
         return run_random_schedule(cache, executor, rng, num_events)
 

@@ -1,9 +1,8 @@
 """A device that runs plans late, and looks at every slot that it touches."""
 
 import random
-from collections import deque
 from dataclasses import replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +12,9 @@ from nbkv.cache import PagedKVCache
 from nbkv.errors import ArgumentError
 from nbkv.plan import StepPlan
 from nbkv.pools import HostPool
+from nbkv.testing.device import Device
 from nbkv.testing.failures import ScheduleError
-from nbkv.testing.ledger import Ledger
-from nbkv.testing.running import Runner
-from nbkv.testing.slots import Slots
 from nbkv.testing.steps import Step
-from nbkv.testing.transfers import Transfers
 from nbkv.testing.watching import Watch
 
 
@@ -95,20 +91,16 @@ class LaggingExecutor:
         low, high = lag if isinstance(lag, tuple) else (lag, lag)
         self._lag = check_count("lag", low), check_count("lag", high)
         self._vocabulary = max(1, check_count("vocabulary", vocabulary))
-        self._rng = random.Random(seed)
-        self.cache, self.ledger = cache, Ledger(cache)
+        self.cache = cache
         self.pool = _small_pool(cache) if pool is None else pool
-        if self.pool.data.shape[0::3][:2] != (cache.total_blocks, cache.config.block_size):
+        blocks, _, _, block_size, _, _ = self.pool.data.shape
+        if (blocks, block_size) != (cache.total_blocks, cache.config.block_size):
             raise ArgumentError(
-                f"pool has shape {self.pool.data.shape}; it must have the cache's"
-                f" {cache.total_blocks} blocks of {cache.config.block_size} tokens"
+                f"pool has {blocks} blocks of {block_size} tokens; it must have the cache's"
+                f" {cache.total_blocks} of {cache.config.block_size}"
             )
-        self._slots = Slots(self.pool)
-        self._runner = Runner(self._slots, self.ledger)
-        self._transfers = Transfers(self.ledger, self._slots)
-        self._planned: deque[Step] = deque()
-        self._waiting: deque[Step] = deque()
-        self._watch = Watch(cache, self)
+        self._device = Device(cache, self.pool, random.Random(seed))
+        self._watch = Watch(cache, self._device)
 
     def __enter__(self) -> Self:
         return self
@@ -148,13 +140,15 @@ class LaggingExecutor:
         SlotError
             Of a step whose turn it is now.
         """
-        if not self._planned or self._planned[0].step_id != plan.step_id:
-            wanted = f"step {self._planned[0].step_id}" if self._planned else "no step"
+        if not self._device.planned or self._device.planned[0].step_id != plan.step_id:
+            wanted = (
+                f"step {self._device.planned[0].step_id}" if self._device.planned else "no step"
+            )
             raise ScheduleError(
                 f"step {plan.step_id} is submitted; {wanted} comes next: submit every plan once,"
                 " in order"
             )
-        step = self._planned[0]
+        step = self._device.planned[0]
         if tokens is not None:
             tokens = check_vector("tokens", tokens, np.int32)
             if tokens.size != step.num_tokens:
@@ -163,13 +157,13 @@ class LaggingExecutor:
                     " planned position"
                 )
             tokens = tokens.copy()
-        self._planned.popleft()
-        self.ledger.speak(step, tokens, self._vocabulary)
-        self._waiting.append(step)
-        lag = self._rng.randint(*self._lag)
-        while len(self._waiting) > lag:
+        self._device.planned.popleft()
+        self._device.ledger.speak(step, tokens, self._vocabulary)
+        self._device.waiting.append(step)
+        lag = self._device.rng.randint(*self._lag)
+        while len(self._device.waiting) > lag:
             self.advance()
-        return self._tokens_of(step)
+        return _tokens_of(step)
 
     def advance(self) -> int:
         """Run the step that waits longest; return its id, or 0 when none waits.
@@ -178,12 +172,7 @@ class LaggingExecutor:
         ------
         SlotError
         """
-        if not self._waiting:
-            return 0
-        step = self._waiting.popleft()
-        self._runner.run(step)
-        self._transfers.read_one(self._rng.choice, self.executed_step)
-        return step.step_id
+        return self._device.advance()
 
     def wait(self, plan: StepPlan) -> npt.NDArray[np.int32]:
         """Run all steps up to a plan's.
@@ -204,11 +193,11 @@ class LaggingExecutor:
             It was not submitted.
         SlotError
         """
-        for step in self.ledger.uncommitted:
+        for step in self._device.ledger.uncommitted:
             if step.step_id == plan.step_id and step.tokens is not None:
                 while self.executed_step < step.step_id:
                     self.advance()
-                return self._tokens_of(step)
+                return _tokens_of(step)
         raise ScheduleError(f"step {plan.step_id} is waited for; it is not submitted, or committed")
 
     def drain(self) -> None:
@@ -220,92 +209,30 @@ class LaggingExecutor:
             A plan was not submitted.
         SlotError
         """
-        if self._planned:
-            raise ScheduleError(f"step {self._planned[0].step_id} was planned and not submitted")
-        while self._waiting:
+        if self._device.planned:
+            raise ScheduleError(
+                f"step {self._device.planned[0].step_id} was planned and not submitted"
+            )
+        while self._device.waiting:
             self.advance()
-        self._runner.audit()
+        self._device.audit()
 
     @property
     def num_waiting(self) -> int:
         """Steps submitted and not run."""
-        return len(self._waiting)
+        return len(self._device.waiting)
 
     @property
     def executed_step(self) -> int:
         """The last step that has run, or was withdrawn."""
-        steps = self._waiting or self._planned
-        return steps[0].step_id - 1 if steps else int(self.cache.header["num_steps"][0])
+        return self._device.executed_step
 
-    def _tokens_of(self, step: Step) -> npt.NDArray[np.int32]:
-        assert step.tokens is not None
-        return step.tokens.copy()
 
-    # --- what the watch tells --------------------------------------------------------
-    def planned(self, plan: StepPlan) -> None:
-        """Take a plan over at the moment it is made; `Watch` calls it."""
-        step = self.ledger.take_plan(plan)
-        self._planned.append(step)
-        step.is_early = self.cache.config.run_ahead and self._rng.random() < 0.5
-        if step.is_early:
-            self._runner.hand_out(step)
-
-    def settled(self) -> None:
-        """Let blocks reserved outside of steps be written to at once; `Watch` calls it."""
-        if self.cache.config.run_ahead:
-            fresh = self.ledger.take_fresh()
-            self._slots.hand_out(fresh, self.ledger.generations[fresh], 0)
-
-    def before_commit(self, given: dict[str, Any]) -> None:
-        """Check what is about to be committed; `Watch` calls it."""
-        step = self.ledger.uncommitted[0]
-        if step.tokens is None:
-            raise ScheduleError(f"step {step.step_id} is committed; it was not submitted")
-        accepted, tokens = given.get("num_accepted"), given.get("tokens")
-        counts = [entry.count for entry in step.entries]
-        taken = counts if accepted is None else np.asarray(accepted).tolist()
-        if tokens is None or len(taken) != len(counts) or sum(taken) != len(tokens):
-            return  # the cache refuses it, if it is wrong
-        at = start = 0
-        for entry, count, kept in zip(step.entries, counts, taken, strict=True):
-            written = step.tokens[start : start + kept]
-            wrong = np.flatnonzero(written != np.asarray(tokens[at : at + kept]))
-            if wrong.size:
-                raise ScheduleError(
-                    f"step {step.step_id} is committed with token {tokens[at + wrong[0]]} at"
-                    f" position {entry.start + wrong[0]} of sequence {entry.history.seq_id};"
-                    f" it wrote keys and values of token {written[wrong[0]]}"
-                )
-            at, start = at + kept, start + count
-
-    def before_complete(self, step_id: int) -> None:
-        """Check that a step has run; `Watch` calls it."""
-        if self.executed_step < step_id <= int(self.cache.header["num_steps"][0]):
-            raise ScheduleError(
-                f"step {step_id} is completed; only steps up to {self.executed_step} have run"
-            )
-
-    def failed(self, step_id: int, withdrawn: npt.NDArray[Any]) -> None:
-        """Leave what failed steps leave behind; `Watch` calls it."""
-        while self._waiting and self._waiting[0].step_id < step_id:
-            self.advance()
-        for step in (*self._waiting, *self._planned):
-            self._runner.withdraw(step)
-        self._runner.ruin_since(step_id)
-        self._waiting.clear()
-        self._planned.clear()
-        self.ledger.withdraw(withdrawn)
-        self._transfers.withdraw(step_id)
-
-    def pinned(self, lease: int, handle: int) -> None:
-        """Note a transfer; `Watch` calls it."""
-        self._transfers.start(lease, handle)
-
-    def before_unpin(self, lease: int) -> None:
-        """Read a lease for the last time; `Watch` calls it."""
-        self._transfers.end(lease, self.executed_step)
+def _tokens_of(step: Step) -> npt.NDArray[np.int32]:
+    assert step.tokens is not None
+    return step.tokens.copy()
 
 
 def _small_pool(cache: PagedKVCache) -> HostPool:
-    shape = {"num_layers": 2, "num_kv_heads": 1, "head_dim": 2}
-    return HostPool(replace(cache.config, dtype="float32", **shape))
+    small = replace(cache.config, dtype="float32", num_layers=2, num_kv_heads=1, head_dim=2)
+    return HostPool(small)

@@ -1,4 +1,4 @@
-"""What a `LaggingExecutor` reports: a slot that holds the wrong thing, a schedule that cannot be."""
+"""What a `LaggingExecutor` reports: slots that hold the wrong thing, schedules that cannot be."""
 
 
 class SlotError(AssertionError):

@@ -1,6 +1,6 @@
 """One step carried out as a device would: evicted blocks out, copies, writes, reads."""
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,7 @@ class Runner:
             if entry.count:
                 self._read(step, entry)
 
-    def _own(self, step: Step, action: str, block_ids: npt.NDArray[np.int64]) -> None:
+    def _own(self, step: Step, action: str, block_ids: npt.NDArray[np.integer[Any]]) -> None:
         """Check that blocks are still the ones that a step was planned with."""
         generations = step.generations[block_ids]
         self._slots.check_owners(action, block_ids, generations, step.step_id)

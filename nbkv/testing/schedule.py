@@ -9,12 +9,10 @@ import numpy.typing as npt
 
 from nbkv.cache import PagedKVCache
 from nbkv.errors import KVCacheError
-from nbkv.hashing import Salt
-from nbkv.layout import NO_BLOCK, ROW_ACTIVE
 from nbkv.plan import StepBuffers, StepPlan
+from nbkv.testing.events import ROW_MASK, Events
 from nbkv.testing.executor import LaggingExecutor
 
-_ROW_BITS: Final = 32
 #: How often each event happens, relative to the others.
 WEIGHTS: Final = {
     "plan": 8.0,
@@ -95,41 +93,14 @@ def run_random_schedule(
     return schedule.counts
 
 
-class _Schedule:
-    """What the events need to know of each other."""
+class _Schedule(Events):
+    """The events that make, run, commit and withdraw steps."""
 
-    def __init__(
-        self, cache: PagedKVCache, executor: LaggingExecutor, rng: random.Random
-    ) -> None:
-        self.cache, self.executor, self.rng = cache, executor, rng
-        self.counts: Counter[str] = Counter()
+    def __init__(self, cache: PagedKVCache, executor: LaggingExecutor, rng: random.Random) -> None:
+        super().__init__(cache, rng)
+        self.executor = executor
         self.plans: deque[tuple[StepPlan, npt.NDArray[np.int32]]] = deque()
         self.buffers: list[StepBuffers] = []
-        self.prompts: dict[int, int] = {}  # length by seq_id
-        self.leases: list[int] = []
-        self.born = 0
-        longest = 6 * cache.config.block_size
-        self.texts = [[rng.randrange(3) for _ in range(longest)] for _ in range(3)]
-
-    # --- picking ---------------------------------------------------------------------
-    def alive(self) -> list[int]:
-        """Handles of the sequences alive, shuffled."""
-        records = self.cache.sequences
-        rows = np.flatnonzero(records["state"] == ROW_ACTIVE).tolist()
-        handles = [int(records["generation"][row]) << _ROW_BITS | row for row in rows]
-        self.rng.shuffle(handles)
-        return handles
-
-    def seq_id(self, handle: int) -> int:
-        return int(self.cache.sequences["seq_id"][handle & 0xFFFFFFFF])
-
-    def some(self, most: int) -> npt.NDArray[np.int64]:
-        handles = self.alive()
-        return np.array(handles[: self.rng.randint(0, min(most, len(handles)))], np.int64)
-
-    def name_new(self) -> int:
-        self.born += 1
-        return self.born
 
     def out(self) -> StepBuffers | None:
         """Give buffers whose plan is committed, or none."""
@@ -139,62 +110,13 @@ class _Schedule:
             return StepBuffers.for_cache(self.cache, _MAX_TOKENS)
         return None
 
-    # --- sequences -------------------------------------------------------------------
-    def admit(self) -> None:
-        rng, size = self.rng, self.cache.config.block_size
-        text = rng.choice(self.texts)
-        prompt = text[: rng.randint(0, len(text))]
-        prompt += [rng.randrange(3) for _ in range(rng.randint(0, size))]
-        options: dict[str, Any] = {}
-        if rng.random() < 0.1:
-            options["salt"] = Salt(tenant=rng.randrange(2))
-        if len(prompt) > 2 and rng.random() < 0.15:
-            start = rng.randrange(len(prompt) - 1)
-            options["extra_keys"] = [(start, rng.randint(start + 1, len(prompt)), rng.randrange(2))]
-        if rng.random() < 0.7:
-            options["max_hit_tokens"] = max(0, len(prompt) - 1)
-        if rng.random() < 0.1:
-            options["reserve_tokens"] = len(prompt) + size
-        options["must_fit"] = rng.random() < 0.3
-        seq_id = self.name_new()
-        self.cache.admit(seq_id, np.array(prompt, np.int32), **options)
-        self.prompts[seq_id] = len(prompt)
-
-    def finish(self) -> None:
-        self.cache.finish(self.some(2))
-
-    def _pair(self) -> tuple[int, int]:
-        handles = self.alive()
-        return (self.seq_id(handles[0]) if handles else 0), self.name_new()
-
-    def fork(self) -> None:
-        self.cache.fork(*self._pair())
-
-    def share(self) -> None:
-        self.cache.share_prefix(*self._pair(), self.rng.randint(1, 3))
-
-    def truncate(self) -> bool:
-        for handle in self.alive()[:1]:
-            row = self.cache.sequences[handle & 0xFFFFFFFF]
-            most = int(row["num_committed"])
-            least = max(0, most - 3 * self.cache.config.block_size)
-            self.cache.truncate(int(row["seq_id"]), self.rng.randint(least, most))
-            return True
-        return False
-
-    def reorder(self) -> None:
-        handles = self.some(4)
-        parents = [self.rng.randrange(handles.size) for _ in range(handles.size)]
-        self.cache.reorder(handles, np.array(parents, np.int32))
-
-    # --- steps -----------------------------------------------------------------------
     def _batch(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], dict[str, Any]]:
         rng, records = self.rng, self.cache.sequences
         handles = self.some(6)
         counts = []
         for handle in handles.tolist():
             left = self.prompts.get(self.seq_id(handle), 0)
-            left -= int(records["num_tokens"][handle & 0xFFFFFFFF])
+            left -= int(records["num_tokens"][handle & ROW_MASK])
             counts.append(rng.randint(1, left) if left > 0 else rng.choice((1, 1, 1, 2, 4, 0)))
         options: dict[str, Any] = {"on_exhaustion": rng.choice(_MODES), "out": self.out()}
         if rng.random() < 0.2:
@@ -286,34 +208,3 @@ class _Schedule:
 
     def drain(self) -> None:
         self.executor.drain()
-
-    # --- leases, names, the cache ----------------------------------------------------
-    def pin(self) -> bool:
-        for handle in self.alive()[:1]:
-            self.leases.append(self.cache.pin(handle))
-            return True
-        return False
-
-    def unpin(self) -> bool:
-        if not self.leases:
-            return False
-        self.cache.unpin(self.leases.pop(self.rng.randrange(len(self.leases))))
-        return True
-
-    def register(self) -> bool:
-        for handle in self.alive()[:1]:
-            table = self.cache.block_table(self.seq_id(handle))
-            size = 0 if table is None else self.rng.randint(0, min(3, table.size))
-            if table is not None and size and NO_BLOCK not in table[:size]:
-                self.cache.register_prefix(self.rng.randrange(4), table[:size])
-                return True
-        return False
-
-    def attach(self) -> None:
-        self.cache.attach_prefix(self.rng.randrange(4), self.name_new())
-
-    def evict(self) -> None:
-        self.cache.evict(self.rng.randint(0, 3))
-
-    def reset(self) -> None:
-        self.cache.reset_prefix_cache()

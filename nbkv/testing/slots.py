@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbkv.errors import ArgumentError
+from nbkv.pools import HostPool
 from nbkv.testing.failures import SlotError
 
 #: Who wrote a slot last. Step 0: nobody since its block was handed out.
@@ -50,7 +51,7 @@ class Slots:
         How often each block had been handed out when it was last handed out here.
     """
 
-    def __init__(self, pool: Any) -> None:  # noqa: ANN401
+    def __init__(self, pool: HostPool) -> None:
         self.pool, self._data = pool, pool.data
         if self._data.dtype != np.float32:
             raise ArgumentError(f"pool has words of {self._data.dtype}; they must be float32")

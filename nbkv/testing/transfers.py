@@ -1,7 +1,8 @@
 """Blocks under leases, whose bytes somebody reads later than anything else does."""
 
+import random
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -84,10 +85,10 @@ class Transfers:
                 slot=slot,
             )
 
-    def read_one(self, choose: Any, executed_step: int) -> None:  # noqa: ANN401
+    def read_one(self, rng: random.Random, executed_step: int) -> None:
         """Read any one lease, late."""
         if self._started:
-            self.read(choose(sorted(self._started)), executed_step)
+            self.read(rng.choice(sorted(self._started)), executed_step)
 
     def end(self, lease: int, executed_step: int) -> None:
         """Read a lease for the last time."""

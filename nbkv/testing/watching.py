@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from functools import partial
 from inspect import Signature, signature
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn
 
 from nbkv.cache import PagedKVCache
 from nbkv.errors import ArgumentError
 from nbkv.plan import StepPlan
+from nbkv.testing.device import Device
 from nbkv.testing.failures import ScheduleError
 from nbkv.testing.histories import History
-from nbkv.testing.ledger import Ledger
 
 _PLAIN: Final = (
     "finish", "free_sequence", "evict", "reset_prefix_cache", "unregister_prefix",
@@ -24,33 +24,6 @@ _FOLLOWED: Final = (
     "plan", "commit", "step", "complete", "fail", "admit", "fork", "share_prefix",
     "attach_prefix", "register_prefix", "truncate", "reorder", "pin", "unpin",
 )  # fmt: skip
-
-
-class Device(Protocol):
-    """Who is told of what concerns steps."""
-
-    ledger: Ledger
-
-    def planned(self, plan: StepPlan) -> None:
-        """A plan was made."""
-
-    def settled(self) -> None:
-        """A call that plans nothing has been carried out."""
-
-    def before_commit(self, given: dict[str, Any]) -> None:
-        """The oldest plan is about to be committed with these arguments."""
-
-    def before_complete(self, step_id: int) -> None:
-        """A step is about to be completed."""
-
-    def failed(self, step_id: int, withdrawn: Any) -> None:  # noqa: ANN401
-        """A step and all after it were withdrawn."""
-
-    def pinned(self, lease: int, handle: int) -> None:
-        """A lease began."""
-
-    def before_unpin(self, lease: int) -> None:
-        """A lease is about to end."""
 
 
 class Watch:
@@ -85,8 +58,7 @@ class Watch:
 
     def _call(self, original: Callable[..., Any], *args: Any, **options: Any) -> Any:
         result = original(*args, **options)
-        self.ledger.settle()
-        self.device.settled()
+        self.device.settle()
         return result
 
     def _refuse(self, name: str, *_: object, **__: object) -> NoReturn:
@@ -102,13 +74,16 @@ class Watch:
     def _plan(self, original: Callable[..., StepPlan], *args: Any, **options: Any) -> StepPlan:
         plan = original(*args, **options)
         self.ledger.settle()
-        self.device.planned(plan)
+        self.device.take(plan)
         return plan
+
+    def _check_commit(self, given: dict[str, Any]) -> None:
+        self.device.check_commit(given.get("num_accepted"), given.get("tokens"))
 
     def _commit(self, original: Callable[..., StepPlan], *args: Any, **options: Any) -> StepPlan:
         given = self._given("commit", args, options)
         if getattr(given["plan"], "is_outstanding", False):
-            self.device.before_commit(given)
+            self._check_commit(given)
         report = original(*args, **options)
         self.ledger.commit(report, given.get("num_accepted"), given.get("tokens"))
         self.ledger.settle()
@@ -118,21 +93,21 @@ class Watch:
         if not self.ledger.uncommitted:
             return original(*args, **options)  # plans by `plan`, which is watched
         given = self._given("step", args, options)
-        self.device.before_commit(given)
+        self._check_commit(given)
         plan = original(*args, **options)
         self.ledger.commit(plan, given.get("num_accepted"), given.get("tokens"))
         self.ledger.settle()
         if plan.is_outstanding:
-            self.device.planned(plan)
+            self.device.take(plan)
         return plan
 
     def _complete(self, original: Callable[..., None], step_id: int) -> None:
-        self.device.before_complete(step_id)
+        self.device.check_complete(step_id)
         original(step_id)
 
     def _fail(self, original: Callable[..., Any], step_id: int) -> Any:
-        withdrawn = self._call(original, step_id)
-        self.device.failed(step_id, withdrawn)
+        withdrawn = original(step_id)
+        self.device.fail(step_id, withdrawn)
         return withdrawn
 
     # --- sequences -------------------------------------------------------------------
@@ -172,9 +147,7 @@ class Watch:
             self.ledger.names[int(given[0])] = history
         return result
 
-    def _attach_prefix(
-        self, original: Callable[..., None], prefix_hash: int, seq_id: int
-    ) -> None:
+    def _attach_prefix(self, original: Callable[..., None], prefix_hash: int, seq_id: int) -> None:
         self._call(original, prefix_hash, seq_id)
         history = self.ledger.names[int(prefix_hash)]
         self.ledger.open(self.cache.handle(seq_id), history.attached(int(seq_id)))
@@ -198,9 +171,9 @@ class Watch:
     # --- leases ----------------------------------------------------------------------
     def _pin(self, original: Callable[..., int], handle: int) -> int:
         lease: int = self._call(original, handle)
-        self.device.pinned(lease, int(handle))
+        self.device.pin(lease, int(handle))
         return lease
 
     def _unpin(self, original: Callable[..., None], lease: int) -> None:
-        self.device.before_unpin(lease)
+        self.device.unpin(lease)
         self._call(original, lease)
