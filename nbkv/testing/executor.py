@@ -180,7 +180,7 @@ class LaggingExecutor:
         Parameters
         ----------
         plan : StepPlan
-            Submitted, not committed.
+            Submitted; its buffers are not filled again.
 
         Returns
         -------
@@ -190,15 +190,15 @@ class LaggingExecutor:
         Raises
         ------
         ScheduleError
-            It was not submitted.
+            It was not submitted, or it has run and is committed.
         SlotError
         """
-        for step in self._device.ledger.uncommitted:
+        for step in (*self._device.waiting, *self._device.ledger.uncommitted):
             if step.step_id == plan.step_id and step.tokens is not None:
                 while self.executed_step < step.step_id:
                     self.advance()
                 return _tokens_of(step)
-        raise ScheduleError(f"step {plan.step_id} is waited for; it is not submitted, or committed")
+        raise ScheduleError(f"step {plan.step_id} is waited for; it is not submitted, or long past")
 
     def drain(self) -> None:
         """Run all steps, then look through every sequence and everything that can be found.
