@@ -35,7 +35,7 @@ def check_scheduler(make_scheduler, seed, num_requests=30):
 
 
 def check_run_ahead(decode_ahead, seed, depth=3):
-    """Run ``decode_ahead(cache, device, handles, num_steps, depth)`` with the executor as device."""
+    """Run ``decode_ahead(cache, device, handles, num_steps, depth)``, device an executor."""
     config = nbkv.CacheConfig(4, 64, 1, 1, 64, max_sequences=4, run_ahead=True)
     cache = nbkv.PagedKVCache(config)
     with LaggingExecutor(cache, lag=depth, seed=seed) as executor:
