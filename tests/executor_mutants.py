@@ -175,6 +175,10 @@ def rejected_drafts_kept() -> list[Patch]:
     return [("commit", "_reject", nothing)]
 
 
+def hits_before_completion() -> list[Patch]:
+    return [("*", "is_visible", lambda state, block_id: True)]
+
+
 def pins_hold_nothing() -> list[Patch]:
     pin_blocks, unpin_blocks = leases.pin_blocks, leases.unpin_blocks
     room = np.empty(64, np.int32)
@@ -246,6 +250,10 @@ MUTANTS: dict[str, tuple[Callable[[], list[Patch]], dict[str, Any]]] = {
     "salt_and_extra_keys_ignored": (salt_and_extra_keys_ignored, {}),
     "failed_blocks_stay_findable": (failed_blocks_stay_findable, {"run_ahead": True}),
     "rejected_drafts_kept": (rejected_drafts_kept, {}),
+    "hits_before_completion": (
+        hits_before_completion,
+        {"run_ahead": True, "hit_visibility": "completed"},
+    ),
     "pins_hold_nothing": (pins_hold_nothing, {}),
     "nothing_removed": (nothing_removed, {}),
 }

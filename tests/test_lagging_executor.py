@@ -68,6 +68,67 @@ def test_pools_of_any_layout_hold_what_they_should(
     assert not np.isnan(pool.data).all()
 
 
+class Careless(nbkv.HostPool):
+    """Leaves out the values of the last layer when it copies a part of a block."""
+
+    def copy_partial(self, pairs: Any, num_tokens: Any) -> None:
+        kept = self.data[pairs[:, 1], -1, 1].copy()
+        super().copy_partial(pairs, num_tokens)
+        self.data[pairs[:, 1], -1, 1] = kept
+
+
+def test_a_pool_that_copies_too_little_is_noticed() -> None:
+    config = nbkv.CacheConfig(4, 16, 2, 1, 2, "float32")
+    cache = nbkv.PagedKVCache(config)
+    executor = LaggingExecutor(cache, Careless(config), lag=0)
+    handle, _ = cache.admit(1, int32(1, 2, 3))
+    plan = cache.plan(handles(handle), 3)
+    cache.commit(plan, tokens=executor.submit(plan))
+    cache.fork(1, 2)
+    plan = cache.plan(handles(handle, cache.handle(2)), 1)
+    assert len(plan.copies) == 1
+    with pytest.raises(SlotError, match=r"nothing written .* \(layer 1, V, head 0\)"):
+        executor.submit(plan)
+
+
+# --- several streams --------------------------------------------------------------------
+def test_steps_that_only_a_hit_connects_run_in_any_order(rng: random.Random) -> None:
+    orders = set()
+    for seed in range(40):
+        cache = make_cache(16, 4, run_ahead=True, hit_visibility="completed")
+        executor = executor_for(cache, seed=seed)
+        ids = handles(*(cache.admit(seq_id, int32(1, 2))[0] for seq_id in range(3)))
+        executor.submit(cache.plan(ids[:1], 2))
+        executor.submit(cache.plan(ids[1:], 2))
+        executor.submit(cache.plan(ids[:2], 1))  # after both
+        orders.add(tuple(executor.advance() for _ in range(3)))
+    assert orders == {(1, 2, 3), (2, 1, 3)}
+
+
+def test_a_step_may_find_anything_where_its_sequence_has_ended() -> None:
+    seen = set()
+    for seed in range(40):
+        cache = make_cache(16, 4, run_ahead=True, hit_visibility="completed")
+        executor = executor_for(cache, seed=seed)
+        prompt = int32(*range(8))
+        first, _ = cache.admit(1, prompt)
+        plan = cache.plan(handles(first), 8)
+        cache.commit(plan, tokens=executor.submit(plan))
+        executor.wait(plan)
+        cache.complete(plan.step_id)
+        second, num_hit = cache.admit(2, prompt)
+        assert num_hit == 8
+        executor.submit(cache.plan(handles(second), 1))  # reads both blocks
+        cache.finish(handles(second))
+        cache.truncate(1, 6)
+        plan = cache.plan(handles(first), 2)
+        assert len(plan.copies) == 0
+        executor.submit(plan, int32(90, 91))  # writes where the step before may not have read
+        seen.add(executor.advance())
+        executor.drain()
+    assert seen == {2, 3}
+
+
 # --- mutants ----------------------------------------------------------------------------
 @functools.cache
 def verdicts() -> dict[str, dict[str, Any]]:

@@ -43,6 +43,8 @@ class Device:
         self._slots = Slots(pool)
         self._runner = Runner(self._slots, self.ledger)
         self._transfers = Transfers(self.ledger, self._slots)
+        config = cache.config
+        self._in_order = not config.run_ahead or config.hit_visibility == "planned"
         self.planned: deque[Step] = deque()
         self.waiting: deque[Step] = deque()
 
@@ -56,10 +58,24 @@ class Device:
         """Run the step that waits longest; return its id, or 0 when none waits."""
         if not self.waiting:
             return 0
-        step = self.waiting.popleft()
-        self._runner.run(step)
+        step = self._choose()
+        self.waiting.remove(step)
+        self._runner.run(step, in_order=self._in_order)
         self._transfers.read_one(self.rng, self.executed_step)
         return step.step_id
+
+    def _choose(self) -> Step:
+        """Choose the step that runs next."""
+        if self._in_order:
+            return self.waiting[0]
+        free: list[Step] = []
+        before: set[int] = set()
+        for step in self.waiting:
+            families = {id(entry.history.family) for entry in step.entries}
+            if not families & before:
+                free.append(step)
+            before |= families
+        return self.rng.choice(free)
 
     def audit(self) -> None:
         """Look through all that sequences have and prefixes find; no step waits."""

@@ -30,8 +30,8 @@ class Events:
         self.prompts: dict[int, int] = {}  # length by seq_id
         self.leases: list[int] = []
         self.born = 0
-        longest = 6 * cache.config.block_size
-        self.texts = [[rng.randrange(3) for _ in range(longest)] for _ in range(3)]
+        longest = 5 * cache.config.block_size + 1
+        self.texts = [[rng.randrange(3) for _ in range(longest)] for _ in range(2)]
 
     # --- picking ---------------------------------------------------------------------
     def alive(self) -> list[int]:
@@ -61,7 +61,7 @@ class Events:
         """Open a sequence for a prompt that begins like others."""
         rng, size = self.rng, self.cache.config.block_size
         text = rng.choice(self.texts)
-        prompt = text[: rng.randint(0, len(text))]
+        prompt = text[: rng.choice((rng.randint(0, len(text)), len(text)))]
         prompt += [rng.randrange(3) for _ in range(rng.randint(0, size))]
         options: dict[str, Any] = {}
         if rng.random() < 0.1:

@@ -55,8 +55,10 @@ class LaggingExecutor:
     -----
     With ``run_ahead`` it takes the fence at its word: in half of the steps, the blocks that a
     plan hands out lose their content at once, before the steps in flight have run, as if a
-    transfer into them began. Blocks under a lease are read late, and for the last time at
-    `PagedKVCache.unpin`.
+    transfer into them began. With ``hit_visibility="completed"`` a later step may run before an
+    earlier one, unless they have sequences in common, or some that forks, `reorder` or names
+    have made relatives: what hits alone connect is not waited for.
+    Blocks under a lease are read late, and for the last time at `PagedKVCache.unpin`.
 
     Examples
     --------

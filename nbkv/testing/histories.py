@@ -35,6 +35,11 @@ class History:
         Tokens that it is to say first.
     salt : Salt, optional
     extra_keys : iterable of (start, end, digest)
+
+    Attributes
+    ----------
+    family : object
+        The same for all that share blocks by fork, share, reorder or a name.
     """
 
     __slots__ = (
@@ -44,6 +49,7 @@ class History:
         "_root",
         "_salt",
         "digests",
+        "family",
         "prompt",
         "seq_id",
         "tokens",
@@ -60,6 +66,7 @@ class History:
         self.prompt = [int(token) for token in prompt]
         self._salt, self._extra_keys = salt, tuple(extra_keys)
         self._is_attached = False
+        self.family: object = self
         low, high = (0, 0) if salt is None else salt.words
         self._root = mix(low, high)
         starts, ends, digests = (part.tolist() for part in normalize_extra_keys(self._extra_keys))
@@ -73,9 +80,11 @@ class History:
     def like(self, seq_id: int, num_tokens: int) -> "History":
         """Return another sequence that begins with these tokens, on the same terms."""
         if self._is_attached and num_tokens == 0:
-            return History(seq_id, self.prompt)
+            other = History(seq_id, self.prompt)
+            other.family = self.family
+            return other
         other = History(seq_id, self.prompt, self._salt, self._extra_keys)
-        other._is_attached = self._is_attached
+        other._is_attached, other.family = self._is_attached, self.family
         other.tokens = self.tokens[:num_tokens]
         other.digests = self.digests[:num_tokens]
         return other
@@ -85,7 +94,7 @@ class History:
         count = len(self.tokens)
         extra_keys = [(a, min(b, count), key) for a, b, key in self._extra_keys if a < count]
         other = History(seq_id, (), self._salt, extra_keys)
-        other._is_attached = True
+        other._is_attached, other.family = True, self.family
         other.tokens, other.digests = self.tokens[:], self.digests[:]
         return other
 

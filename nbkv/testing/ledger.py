@@ -102,6 +102,13 @@ class Ledger:
         self.mirror[row] = NO_BLOCK
         self.mirror[row, :count] = self.cache.tables[row, :count]
 
+    def counts(self, entry: Entry) -> bool:
+        """Tell whether an entry's sequence still stands on the tokens that it was planned with."""
+        history = self.histories.get(entry.handle)
+        if history is None or len(history) < entry.end:
+            return False
+        return history.digests[entry.end - 1] == entry.history.digests[entry.end - 1]
+
     def cut(self, handle: int, num_tokens: int) -> None:
         """Let a sequence go on from its first tokens."""
         history = self.history(handle)

@@ -35,8 +35,15 @@ class Runner:
                 self._check_block(int(evicted["block"]), key, "copies out", step.step_id)
         self._slots.hand_out(step.fresh, step.generations[step.fresh], step.step_id)
 
-    def run(self, step: Step) -> None:
+    def run(self, step: Step, *, in_order: bool) -> None:
         """Carry a step out.
+
+        Parameters
+        ----------
+        step : Step
+        in_order : bool
+            False where later steps may have run before: then a sequence that has ended or
+            was cut may find what another one wrote since, and nobody uses what comes of it.
 
         Raises
         ------
@@ -47,7 +54,7 @@ class Runner:
         self._copy(step)
         self._write(step)
         for entry in step.entries:
-            if entry.count:
+            if entry.count and (in_order or self._ledger.counts(entry)):
                 self._read(step, entry)
 
     def _own(self, step: Step, action: str, block_ids: npt.NDArray[np.integer[Any]]) -> None:

@@ -18,9 +18,9 @@ WEIGHTS: Final = {
     "plan": 8.0,
     "commit": 8.0,
     "complete": 4.0,
-    "admit": 4.0,
+    "admit": 5.0,
     "step": 2.0,
-    "finish": 1.5,
+    "finish": 2.5,
     "fork": 1.0,
     "truncate": 1.0,
     "reorder": 0.6,
@@ -131,7 +131,7 @@ class _Schedule(Events):
         self.counts["evicted"] += len(plan.evicted)
         self.counts["copied"] += len(plan.copies)
         tokens = None
-        if self.rng.random() < 0.4:  # otherwise than the last time at these positions
+        if self.rng.random() < 0.25:  # otherwise than the last time at these positions
             drawn = [self.rng.randrange(3) for _ in range(plan.num_tokens)]
             tokens = np.array(drawn, np.int32)
         self.plans.append((plan, self.executor.submit(plan, tokens)))

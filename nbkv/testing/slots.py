@@ -83,10 +83,14 @@ class Slots:
             self._fail_reused(step_id, action, int(block_ids[at]), int(generations[at]))
 
     def _fail_reused(self, step_id: int, action: str, block_id: int, expected: int) -> None:
+        known = int(self.generations[block_id])
+        found = f"a block handed out anew ({known} times by now), still in use by steps in flight"
+        if known < expected:
+            found = f"a block that a step in flight is to hand out ({known} times so far)"
         raise SlotError(
             action,
-            f"a block handed out anew ({self.generations[block_id]} times)",
-            f"it as the plan knew it ({expected} times): steps in flight still use it",
+            found,
+            f"it as the plan knew it ({expected} times)",
             step_id=step_id,
             block_id=block_id,
             slot=block_id * self.block_size,

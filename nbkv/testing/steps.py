@@ -47,7 +47,7 @@ class Entry:
         return self.block_ids[columns].astype(np.int64) * block_size + positions % block_size
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Step:
     """One planned step.
 
