@@ -17,6 +17,7 @@ PAGES = (
     "docs/adapters.md",
     "docs/page-tables.md",
     "docs/testing.md",
+    "docs/pools.md",
 )
 
 

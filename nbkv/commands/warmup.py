@@ -30,13 +30,17 @@ def run(args: argparse.Namespace) -> int:
     if args.into is not None:
         return _run_into(Path(args.into))
     # The kernels register themselves when the facade is imported.
+    import nbkv.attention
     import nbkv.cache  # noqa: F401
-    from nbkv import _jit
+    from nbkv import _demand, _jit
 
     began = time.perf_counter()
     num_ready = 0
-    with common.progress_bar("compiling", len(_jit.ENTRIES) + len(_jit.ON_DEMAND)) as (advance, _):
-        for _name in _jit.compile_everything():
+    with common.progress_bar("compiling", len(_jit.ENTRIES) + len(_demand.ON_DEMAND)) as (
+        advance,
+        _,
+    ):
+        for _name in _demand.compile_everything():
             num_ready += 1
             advance(1)
     seconds = time.perf_counter() - began

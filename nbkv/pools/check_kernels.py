@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from nbkv._jit import on_demand
+from nbkv._demand import on_demand
 
 #: What `find_bad_slot` and `find_bad_pair` find; NOTHING is 0.
 NOTHING: Final = 0

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbkv._arguments import check_count, refuse
-from nbkv._jit import ready
+from nbkv._demand import ready
 from nbkv.config import CacheConfig
 from nbkv.layout import INT32, INT64
 from nbkv.pools.check_kernels import (

@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from nbkv._jit import kernel, on_demand, outlined_kernel
+from nbkv._demand import on_demand
+from nbkv._jit import kernel, outlined_kernel
 from nbkv._memory import copy_bytes, order_streams, stream_bytes
 from nbkv.pools.geometry import (
     BLOCK_STRIDE,

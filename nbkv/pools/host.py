@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbkv._arguments import check_count
-from nbkv._jit import ready
+from nbkv._demand import ready
 from nbkv.pools import checks, files, moves
 from nbkv.pools.check_kernels import copy_marks
 from nbkv.pools.host_transfers import HostTransfers, check_peer, copy_between

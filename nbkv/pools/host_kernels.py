@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from nbkv._jit import kernel, on_demand, outlined_kernel, wrapping_kernel
+from nbkv._demand import on_demand
+from nbkv._jit import kernel, outlined_kernel, wrapping_kernel
 from nbkv._memory import array_at
 from nbkv.pools.checks import BFLOAT16, FLOAT32
 from nbkv.pools.copy_kernels import BLOCK_SIZE, NUM_HEADS, NUM_PLANES, Words

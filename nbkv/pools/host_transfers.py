@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbkv._arguments import refuse
-from nbkv._jit import ready
+from nbkv._demand import ready
 from nbkv.pools import checks, moves
 from nbkv.pools.check_kernels import WRITTEN, mark_written
 from nbkv.pools.copy_kernels import find_runs

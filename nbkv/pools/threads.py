@@ -7,7 +7,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, Final
 
-from nbkv._jit import ready
+from nbkv._demand import ready
 
 #: Bytes from which a call takes about a millisecond: it then lets other Python threads run.
 APART_FROM: Final = 8 * 2**20
@@ -43,7 +43,7 @@ def run_over(
     Parameters
     ----------
     kernels : pair of callable
-        On demand (`nbkv._jit.on_demand`): one that keeps the GIL, for short calls, and its
+        On demand (`nbkv._demand.on_demand`): one that keeps the GIL, for short calls, and its
         twin that releases it. Both take `args` and then start and stop.
     args : callable
         Makes the arguments of one thread.
