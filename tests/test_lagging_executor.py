@@ -294,6 +294,7 @@ class TestSchedules:
     @pytest.mark.parametrize(
         ("name", "args"),
         [
+            ("append", (handles(1), None, None)),
             ("append_token", (7,)),
             ("append_tokens", (handles(1), 1)),
             ("allocate_block", (7,)),

@@ -17,7 +17,7 @@ _PLAIN: Final = (
     "allocate", "acquire", "release",
 )  # fmt: skip
 _REFUSED: Final = (
-    "append_token", "append_tokens", "allocate_block", "allocate_blocks_for_tokens",
+    "append", "append_token", "append_tokens", "allocate_block", "allocate_blocks_for_tokens",
     "add_sequence", "index",
 )  # fmt: skip
 _FOLLOWED: Final = (
