@@ -39,14 +39,20 @@ def test_no_read_of_a_random_schedule_sees_a_wrong_slot(
     rng: random.Random, run_ahead: bool, window: int | None, dedup: bool
 ) -> None:
     fixed = {"run_ahead": run_ahead, "window": window, "dedup": dedup}
-    counts: Counter[str] = Counter()
-    for _ in range(5):
+    for _ in range(4):
         seed = rng.randrange(2**31)
         print("schedule", seed, fixed)
-        counts += executor_mutants.run(seed, fixed, 400)
-    missing = {name for name in EVENTS if not counts[name]}
-    may_miss = {"attach", "register", "reset"} | (set() if run_ahead else {"complete", "skipped"})
-    assert missing <= may_miss
+        executor_mutants.run(seed, fixed, 400)
+
+
+def test_random_schedules_do_everything(rng: random.Random) -> None:
+    counts: Counter[str] = Counter()
+    for _ in range(12):
+        seed = rng.randrange(2**31)
+        print("schedule", seed)
+        counts += executor_mutants.run(seed, {"run_ahead": True, "block_size": 4}, 400)
+    # So rare that it may not happen.
+    assert {name for name in EVENTS if not counts[name]} <= {"attach", "reset"}
 
 
 @pytest.mark.parametrize(

@@ -127,11 +127,15 @@ class Events:
 
     def register(self) -> bool:
         """Name a sequence's first blocks."""
-        for handle in self.alive()[:1]:
+        size = self.cache.config.block_size
+        for handle in self.alive():
+            most = int(self.cache.sequences["num_committed"][handle & ROW_MASK]) // size
             table = self.cache.block_table(self.seq_id(handle))
-            size = 0 if table is None else self.rng.randint(0, min(3, table.size))
-            if table is not None and size and NO_BLOCK not in table[:size]:
-                self.cache.register_prefix(self.rng.randrange(4), table[:size])
+            if most == 0 or table is None:
+                continue
+            blocks = table[: self.rng.randint(1, most)]
+            if NO_BLOCK not in blocks:
+                self.cache.register_prefix(self.rng.randrange(4), blocks)
                 return True
         return False
 

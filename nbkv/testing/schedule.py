@@ -20,8 +20,8 @@ WEIGHTS: Final = {
     "complete": 4.0,
     "admit": 5.0,
     "step": 2.0,
-    "finish": 2.5,
-    "fork": 1.0,
+    "finish": 2.0,
+    "fork": 1.8,
     "truncate": 1.0,
     "reorder": 0.6,
     "pin": 0.5,
@@ -29,9 +29,9 @@ WEIGHTS: Final = {
     "fail": 0.4,
     "drain": 0.4,
     "evict": 0.3,
-    "register": 0.3,
-    "attach": 0.3,
-    "share": 0.3,
+    "register": 0.8,
+    "attach": 0.8,
+    "share": 0.8,
     "reset": 0.05,
 }
 _MODES: Final = ("raise", "stop", "preempt", "preempt")
