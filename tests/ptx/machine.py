@@ -78,6 +78,7 @@ class Threads:
         self.counter = np.zeros(self.num_threads, np.int64)
         self.carry = np.zeros(self.num_threads, np.bool_)
         self.waiting = np.zeros(self.num_threads, np.bool_)
+        self.parked = np.zeros(self.num_threads, np.bool_)
         self._specials: dict[str, Array] = {}
 
     def special(self, name: str) -> Array:
@@ -175,12 +176,20 @@ class Program:
                         return
                     self._release(threads)
                     continue
+                # Threads that wait for the rest of their warp let everybody else go first.
+                held_back = blocked | threads.parked
+                forced = bool(held_back.all())
                 position = np.where(blocked, DONE, threads.counter)
-                start = int(position.min())
-                self._run_from(threads, start, np.flatnonzero(position == start))
+                start = int(np.where(blocked if forced else held_back, DONE, position).min())
+                rows = np.flatnonzero(position == start)
+                threads.parked[rows] = False
+                self._run_from(threads, start, rows, forced)
 
-    def _run_from(self, threads: Threads, start: int, rows: Array) -> None:
-        """Execute from an instruction to the next branch or label."""
+    def _run_from(self, threads: Threads, start: int, rows: Array, forced: bool) -> None:
+        """Execute from an instruction to the next branch, label or meeting of warps.
+
+        `forced` executes a meeting though lanes are missing: nobody else can come.
+        """
         lanes: Lanes = slice(None) if rows.size == threads.num_threads else rows
         index = start
         device = threads.device
@@ -192,6 +201,11 @@ class Program:
             if device.num_steps > device.max_steps:
                 raise EndlessLoopError(f"more than {device.max_steps} steps")
             instruction = self.kernel.instructions[index]
+            if _is_meeting(instruction) and not (forced and index == start):
+                here = _park_incomplete(threads, lanes, index)
+                if here is None:
+                    return
+                lanes = here
             index += 1
             chosen = _guarded(threads, lanes, instruction)
             if _is_control(instruction):
@@ -240,6 +254,31 @@ class Program:
         threads.phase += threads.waiting
         threads.warp_phase += threads.waiting
         threads.waiting[:] = False
+
+
+def _is_meeting(instruction: Instruction) -> bool:
+    """Tell whether an instruction waits until the lanes of its warp have come to it."""
+    opcode = instruction.parts[0]
+    if opcode in ("bar", "barrier"):
+        return "warp" in instruction.parts
+    return opcode in ("shfl", "vote", "match", "redux") and "sync" in instruction.parts
+
+
+def _park_incomplete(threads: Threads, lanes: Lanes, index: int) -> Lanes | None:
+    """Let warps of which some lanes are elsewhere wait; return the others' lanes, if any."""
+    rows = threads.row[lanes]
+    if rows.size == threads.num_threads:
+        return lanes
+    missing = threads.counter < DONE
+    missing[rows] = False
+    incomplete = np.zeros(int(threads.warp[-1]) + 1, np.bool_)
+    incomplete[threads.warp[missing]] = True
+    waits = incomplete[threads.warp[rows]]
+    if not waits.any():
+        return lanes
+    threads.counter[rows[waits]] = index
+    threads.parked[rows[waits]] = True
+    return rows[~waits] if not waits.all() else None
 
 
 def _is_control(instruction: Instruction) -> bool:
