@@ -3,16 +3,19 @@
 Creating a cache compiles what every cache uses (`nbkv._jit.entry`), and waits for no more.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, TypeVar
 
 from nbkv._jit import INTERPRETED, compile_entries, compile_into, folder_of
+from nbkv._libraries import KernelLibrary
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Each with its one signature.
 ON_DEMAND: dict[Any, str] = {}
+_COMPILING = threading.Lock()
 
 
 def on_demand(signature: str, releases_gil: bool = False) -> Callable[[F], F]:
@@ -32,7 +35,8 @@ def on_demand(signature: str, releases_gil: bool = False) -> Callable[[F], F]:
         if INTERPRETED:
             compiled = function
         else:
-            compiled = compile_into(folder_of(function.__module__), function, False, releases_gil)
+            folder = folder_of(function.__module__)
+            compiled = compile_into(folder, function, KernelLibrary, releases_gil)
         ON_DEMAND[compiled] = signature
         return compiled
 
@@ -56,8 +60,11 @@ def ready(function: F) -> F:
     if INTERPRETED:
         return function
     kernel: Any = function
-    kernel.compile(ON_DEMAND[function])
-    kernel.disable_compile()
+    # The first calls may come from several threads.
+    with _COMPILING:
+        if not kernel.signatures:
+            kernel.compile(ON_DEMAND[function])
+            kernel.disable_compile()
     (code,) = kernel.overloads.values()
     entry_point: F = code.entry_point
     return entry_point

@@ -20,6 +20,14 @@ from typing import Any, TypeVar
 import numba as nb
 import numpy as np
 
+from nbkv._libraries import (
+    CalleeLibrary,
+    KernelCache,
+    KernelLibrary,
+    PartLibrary,
+    compiler_into,
+)
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Kernels the facade calls, each with the one signature it is compiled for.
@@ -33,6 +41,8 @@ SOURCES: dict[str, tuple[str, ...]] = {
         "_buckets.py",
         "_intrinsics.py",
         "_jit.py",
+        "_libraries.py",
+        "_twins.py",
         "kernels",
         "layout.py",
         "statuses.py",
@@ -166,33 +176,73 @@ def kernel(function: F) -> F:
     Inlined by force: a kernel called from another is a part of it, and a call that is not
     inlined reloads what its caller had at hand.
     """
-    if INTERPRETED:
-        return function
-    return compile_into(folder_of(function.__module__), function, inline=True)
+    # Part of every kernel that calls it, and of none's machine code by itself: Python does
+    # not call it, and what is kept on disk are its callers. A test's own, Python calls.
+    part = function.__module__.startswith("nbkv.")
+    return _compile_called(function, PartLibrary if part else KernelLibrary)
 
 
 def outlined_kernel(function: F) -> F:
     """Compile a kernel that is called instead of inlined: large, and off the shortest path."""
+    return _compile_called(function, CalleeLibrary)
+
+
+def _compile_called(function: F, kind: type[KernelLibrary]) -> F:
     if INTERPRETED:
         return function
-    return compile_into(folder_of(function.__module__), function, inline=False)
+    compiled = compile_into(folder_of(function.__module__), function, kind)
+    widen_arguments(compiled)
+    return compiled
 
 
-def compile_into(folder: Path | None, function: F, inline: bool, releases_gil: bool = False) -> F:
-    """Compile a function at its first call and keep the result in a folder, if there is one."""
-    # Part of every kernel that calls it, and of none's machine code by itself: Python does
-    # not call it, and what is kept on disk are its callers.
-    part = inline and function.__module__.startswith("nbkv.")
+def compile_into(
+    folder: Path | None, function: F, kind: type[KernelLibrary], releases_gil: bool = False
+) -> F:
+    """Compile a function at its first call and keep the result in a folder, if there is one.
+
+    Parameters
+    ----------
+    folder : Path or None
+    function : callable
+    kind : type
+        `PartLibrary`: inlined into every kernel that calls it, not called from Python.
+        `CalleeLibrary`: called by kernels. `KernelLibrary`: called from Python.
+    releases_gil : bool
+        Other Python threads run while it does.
+    """
+    part, called = kind is PartLibrary, kind is not KernelLibrary
     outer = nb.config.CACHE_DIR
     nb.config.CACHE_DIR = str(folder or "")
     try:
-        options: dict[str, Any] = {"no_cpython_wrapper": part, "no_cfunc_wrapper": part}
+        options: dict[str, Any] = {"no_cpython_wrapper": called, "no_cfunc_wrapper": True}
         options["nogil"] = releases_gil
-        cached = folder is not None and not part
-        compiled: F = nb.njit(cache=cached, forceinline=inline, **options)(function)
+        compiler = compiler_into(kind)
+        compiled: F = nb.njit(forceinline=part, pipeline_class=compiler, **options)(function)
+        if folder is not None and not part:
+            compiled._cache = KernelCache(function)
     finally:
         nb.config.CACHE_DIR = outer
     return compiled
+
+
+def widen_arguments(compiled: Any) -> None:  # noqa: ANN401
+    """Compile a kernel that other kernels call once for all signed integers: as int64.
+
+    Numba would compile it, and all that it calls, once more for an int32 or a constant, of
+    which it makes nothing: what is inlined has the constant anyway.
+    """
+    resolve = compiled.get_call_template
+
+    def resolve_widened(args: tuple[Any, ...], kws: dict[str, Any]) -> Any:  # noqa: ANN401
+        return resolve(tuple(map(_widen, args)), {name: _widen(kws[name]) for name in kws})
+
+    compiled.get_call_template = resolve_widened
+
+
+def _widen(kind: nb.types.Type) -> nb.types.Type:
+    kind = nb.types.unliteral(kind)
+    narrow = isinstance(kind, nb.types.Integer) and kind.signed
+    return nb.types.int64 if narrow else kind
 
 
 def wrapping_kernel(function: F) -> F:
@@ -214,7 +264,9 @@ def entry(signature: str) -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
-        compiled = outlined_kernel(function)
+        compiled = function
+        if not INTERPRETED:
+            compiled = compile_into(folder_of(function.__module__), function, KernelLibrary)
         ENTRIES.append((compiled, signature))
         return compiled
 
