@@ -135,7 +135,7 @@ class Launch:
 class Swap:
     """Blocks to page-locked memory and back, in GB/s over the bus."""
 
-    params = [1, 16]
+    params = ([1, 16],)
     param_names = ("blocks",)
 
     def setup(self, num_blocks):
