@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ptx.faults import DivergentBarrierError
 from ptx.handwritten import module, run
 from ptx.parser import parse
 
@@ -106,6 +107,37 @@ def test_a_block_smaller_than_a_warp_shuffles():
     assert (
         results("shfl.sync.bfly.b32 %r0, %r30, 1, 31, -1;", count=16, block=16) == LANES[:16] ^ 1
     ).all()
+
+
+def test_lanes_that_come_to_a_shuffle_early_wait_for_their_warp():
+    # The lower half goes on to a place behind the shuffle first, and takes a while there.
+    body = """
+    mov.u32 %r1, %r30;
+    mov.u32 %r2, 0;
+    setp.lt.u32 %p1, %r30, 16;
+    @%p1 bra $LATE;
+$MEET:
+    shfl.sync.bfly.b32 %r0, %r1, 16, 31, -1;
+    bra.uni $END;
+$LATE:
+    add.u32 %r1, %r1, 100;
+    add.u32 %r2, %r2, 1;
+    setp.lt.u32 %p2, %r2, 3;
+    @%p2 bra $LATE;
+    bra.uni $MEET;
+$END:"""
+    assert (results(body) == np.where(LANES < 16, LANES + 16, LANES - 16 + 300)).all()
+
+
+def test_a_shuffle_that_a_lane_never_comes_to_is_a_fault():
+    body = """
+    setp.lt.u32 %p1, %r30, 1;
+    @%p1 bra $BARRIER;
+    shfl.sync.bfly.b32 %r0, %r30, 1, 31, -1;
+$BARRIER:
+    bar.sync 0;"""
+    with pytest.raises(DivergentBarrierError, match="not here"):
+        results(body)
 
 
 def test_votes():
