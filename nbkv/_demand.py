@@ -3,9 +3,8 @@
 Creating a cache compiles what every cache uses (`nbkv._jit.entry`), and waits for no more.
 """
 
-import threading
 from collections.abc import Callable, Iterator
-from functools import cache
+from threading import Lock
 from typing import Any, TypeVar
 
 from nbkv._jit import INTERPRETED, compile_entries, compile_into, folder_of
@@ -15,7 +14,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Each with its one signature.
 ON_DEMAND: dict[Any, str] = {}
-_COMPILING = threading.Lock()
+_READY: dict[Any, Any] = {}
+_COMPILING = Lock()
 
 
 def on_demand(signature: str, releases_gil: bool = False) -> Callable[[F], F]:
@@ -43,11 +43,11 @@ def on_demand(signature: str, releases_gil: bool = False) -> Callable[[F], F]:
     return decorate
 
 
-@cache
 def ready(function: F) -> F:
     """Return a kernel made by `on_demand` as machine code, compiled or loaded if need be.
 
-    As `make_ready` has it, this takes it on trust that arguments are of the one signature.
+    As `nbkv._jit.make_ready` has it, this takes it on trust that arguments are of the one
+    signature.
 
     Parameters
     ----------
@@ -57,17 +57,25 @@ def ready(function: F) -> F:
     -------
     callable
     """
-    if INTERPRETED:
-        return function
-    kernel: Any = function
-    # The first calls may come from several threads.
-    with _COMPILING:
-        if not kernel.signatures:
-            kernel.compile(ON_DEMAND[function])
-            kernel.disable_compile()
-    (code,) = kernel.overloads.values()
-    entry_point: F = code.entry_point
-    return entry_point
+    code: F | None = _READY.get(function)
+    if code is None:
+        with _COMPILING:
+            # Another thread may have been first.
+            code = _READY.get(function) or _make_ready(function)
+    return code
+
+
+def _make_ready(function: F) -> F:
+    code: Any = function
+    if not INTERPRETED:
+        kernel: Any = function
+        kernel.compile(ON_DEMAND[function])
+        kernel.disable_compile()
+        (compiled,) = kernel.overloads.values()
+        code = compiled.entry_point
+    _READY[function] = code
+    made: F = code
+    return made
 
 
 def compile_everything() -> Iterator[str]:

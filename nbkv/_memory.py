@@ -98,8 +98,11 @@ def _stream_bytes_overload(destination: Any, source: Any, count: Any) -> Any:
         head = min(-destination & (_VECTOR_BYTES - 1), count)
         lines = (count - head) & ~(STREAM_BYTES - 1)
         tail = head + lines
-        _copy_bytes(destination, source, head)
-        _copy_bytes(destination + tail, source + tail, count - tail)
+        # A row of a head is most often neither: two calls for nothing would show.
+        if head > 0:
+            _copy_bytes(destination, source, head)
+        if count > tail:
+            _copy_bytes(destination + tail, source + tail, count - tail)
         _stream_lines(destination + head, source + head, lines)
 
     return stream

@@ -55,6 +55,15 @@ def find_bad_slot(slots: npt.NDArray[np.int64], marks: npt.NDArray[np.uint8]) ->
     return np.int64(problem), at
 
 
+@on_demand("int64(int64[::1], int64)")
+def find_bad_block(block_ids: npt.NDArray[np.int64], num_blocks: int) -> int:
+    """Find the first id that no block of the pool has; return its position, or -1."""
+    for i in range(block_ids.size):
+        if block_ids[i] < 0 or block_ids[i] >= num_blocks:
+            return np.int64(i)
+    return np.int64(-1)
+
+
 @on_demand("void(int64[::1], uint8[::1])")
 def mark_written(slots: npt.NDArray[np.int64], marks: npt.NDArray[np.uint8]) -> None:
     """Note slots as written; all are in range, or -1."""

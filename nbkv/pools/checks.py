@@ -16,6 +16,7 @@ from nbkv.pools.check_kernels import (
     CHAIN,
     OUT_OF_RANGE,
     TWICE,
+    find_bad_block,
     find_bad_pair,
     find_bad_slot,
 )
@@ -159,8 +160,8 @@ def check_block_ids(
     int64 array
     """
     ids = as_integers(name, block_ids)
-    if ids.size and (ids.min() < 0 or ids.max() >= num_blocks):
-        at = int(np.flatnonzero((ids < 0) | (ids >= num_blocks))[0])
+    at = ready(find_bad_block)(ids, num_blocks)
+    if at >= 0:
         refuse(f"{name}[{at}]", int(ids[at]), f"0 to {num_blocks - 1}")
     if is_written and np.unique(ids).size != ids.size:
         values, counts = np.unique(ids, return_counts=True)

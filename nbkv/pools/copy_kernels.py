@@ -27,7 +27,7 @@ Words = npt.NDArray[np.int64]
 
 #: A shape: what two places have in common, and how the bytes are to go.
 NUM_PLANES, BLOCK_SIZE, NUM_HEADS, ROW_BYTES, HAS_SCALES, STREAMS = range(6)
-SHAPE_WORDS: Final = 6
+_LINE_BYTES: Final = 64
 _MOVE: Final = "void(int64[:, ::1], int64[::1], int64[::1], int64[::1], int64, int64)"
 
 
@@ -62,6 +62,35 @@ def find_runs(slots: Words, block_size: int, pieces: Words) -> int:
             pieces[count, 2] = length
             count += 1
         at += length
+    return count
+
+
+@on_demand("int64(int64[::1], int64, int64, int64, int64[:, ::1])")
+def list_blocks(
+    block_ids: Words, block_size: int, num_tokens: int, into: int, pieces: Words
+) -> int:
+    """List the pieces between a row of blocks and a tensor of their tokens.
+
+    Parameters
+    ----------
+    block_ids : int64, C-contiguous
+    block_size : int
+    num_tokens : int
+        Of all of them; the last block that has any may be partly filled.
+    into : int
+        1 where the blocks are the destination.
+    pieces : int64, C-contiguous, shape (at least as many as blocks, 3)
+
+    Returns
+    -------
+    int
+        Pieces.
+    """
+    count = (num_tokens + block_size - 1) // block_size
+    for i in range(count):
+        pieces[i, into] = block_ids[i] * block_size
+        pieces[i, 1 - into] = i * block_size
+        pieces[i, 2] = min(block_size, num_tokens - i * block_size)
     return count
 
 
@@ -107,10 +136,13 @@ def copy_rows(
             run, tokens = np.int64(run * num_tokens), np.int64(1)
     elif (to_token == row_bytes and from_token == row_bytes) or num_tokens == 1:
         run, tokens = np.int64(row_bytes * num_tokens), np.int64(1)
-    # The destination in the order of its addresses: a line of it is then written at once.
+    # In the order of the destination's addresses, so that a line of it is written at once. Whole
+    # lines that go past the caches are so anyway: the source is then read in its order.
+    lines = streams and (run | destination | to_token | to_head) % _LINE_BYTES == 0
+    by_token = from_token > from_head if lines else to_token > to_head
     num_outer, num_inner = heads, tokens
     to_outer, to_inner, from_outer, from_inner = to_head, to_token, from_head, from_token
-    if to_token > to_head:
+    if by_token:
         num_outer, num_inner = tokens, heads
         to_outer, to_inner, from_outer, from_inner = to_token, to_head, from_token, from_head
     for outer in range(num_outer):

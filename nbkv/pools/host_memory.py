@@ -9,7 +9,7 @@ import numpy.typing as npt
 from nbkv._arguments import check_out, refuse
 from nbkv.config import CacheConfig
 from nbkv.errors import ArgumentError
-from nbkv.pools.checks import check_config, check_layer, check_scales
+from nbkv.pools.checks import check_config, check_layer, check_scales, source_names
 from nbkv.pools.geometry import PoolGeometry
 from nbkv.pools.moves import WholeBlocks
 from nbkv.pools.tensors import WORD_DTYPES
@@ -17,6 +17,9 @@ from nbkv.pools.threads import count_threads
 from nbkv.pools.views import view_at
 
 _ALIGNMENT: Final = 64
+_KEY_AND_VALUE: Final = 2
+#: Sources that numpy itself has a dtype for.
+_PLAIN: Final = ("float32", "float16", "uint16")
 
 
 class HostMemory:
@@ -86,6 +89,9 @@ class HostMemory:
         # What kernels are given, made when first needed.
         self._places: dict[tuple[int | None, int | None], npt.NDArray[np.int64]] = {}
         self._shapes: dict[tuple[bool, bool], npt.NDArray[np.int64]] = {}
+        # dtypes of keys and values that the hot path knows, where there are both.
+        named = ((np.dtype(name), name) for name in source_names(config.dtype) if name in _PLAIN)
+        self._plain_names = dict(named) if config.kv_factor == _KEY_AND_VALUE else {}
         self._whole_blocks = WholeBlocks.between(geometry, geometry)
         shape = (config.num_layers, config.kv_factor, config.num_kv_heads)
         self._scales = self._inverse_scales = np.zeros((config.num_layers, 0), np.float32)

@@ -10,7 +10,7 @@ from nbkv._demand import ready
 from nbkv.pools import checks, moves
 from nbkv.pools.check_kernels import WRITTEN, mark_written
 from nbkv.pools.copy_kernels import find_runs
-from nbkv.pools.foreign import Foreign
+from nbkv.pools.foreign import Foreign, address_of
 from nbkv.pools.geometry import FIRST_BASE
 from nbkv.pools.host_memory import HostMemory
 
@@ -36,6 +36,9 @@ class HostTransfers(HostMemory):
     ) -> list[Foreign]:
         """Check keys and values: of one shape, or no values where kv_factor is 1."""
         g = self.geometry
+        plain = self._plain_sources(*arrays, leading)
+        if plain:
+            return plain
         if g.kv_factor == 1 and arrays[1] is not None:
             refuse(names[1], "an array", "None, since kv_factor is 1")
         num_tokens: int | None = None
@@ -46,6 +49,24 @@ class HostTransfers(HostMemory):
             num_tokens = source.shape[-3]
             sources.append(source)
         return sources
+
+    def _plain_sources(
+        self, first: object, second: object, leading: tuple[int, ...]
+    ) -> list[Foreign]:
+        """Describe keys and values that nothing can be wrong with: the hot path; or none."""
+        if type(first) is not np.ndarray or type(second) is not np.ndarray:
+            return []
+        shape, dtype, name = first.shape, first.dtype, self._plain_names.get(first.dtype)
+        if second.shape != shape or second.dtype is not dtype or name is None:
+            return []
+        fits = shape[:-3] == leading and shape[-2:] == self.geometry.row_shape
+        if not (fits and first.flags.carray and second.flags.carray and first.size):
+            return []
+        strides = first.strides
+        return [
+            Foreign(address_of(array), shape, strides, name, False, False, array)
+            for array in (first, second)
+        ]
 
     def _append(self, layer: int | None, sources: list[Foreign], slot_mapping: object) -> None:
         """Write checked keys and values to slots that are not."""

@@ -5,6 +5,7 @@ from typing import Any, Final, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from nbkv._demand import ready
 from nbkv.pools import copy_kernels, host_kernels
 from nbkv.pools.foreign import Foreign
 from nbkv.pools.geometry import FIRST_BASE, PoolGeometry
@@ -59,13 +60,9 @@ def block_pieces(block_ids: Words, block_size: int, num_tokens: int, into: bool)
     -------
     int64 array, shape (n, 3)
     """
-    count = -(-num_tokens // block_size)
-    pieces = np.empty((count, 3), np.int64)
-    first = block_size * np.arange(count, dtype=np.int64)
-    pieces[:, 1 if into else 0] = block_ids[:count] * block_size
-    pieces[:, 0 if into else 1] = first
-    pieces[:, 2] = np.minimum(num_tokens - first, block_size)
-    return pieces
+    pieces = np.empty((block_ids.size, 3), np.int64)
+    list_blocks = ready(copy_kernels.list_blocks)
+    return pieces[: list_blocks(block_ids, block_size, num_tokens, int(into), pieces)]
 
 
 def pair_pieces(pairs: Words, scale: int, num_tokens: Words | int) -> Words:
