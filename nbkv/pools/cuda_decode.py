@@ -6,6 +6,8 @@ query head of a group. Any head_dim that is a multiple of 8, and every dtype of 
 Each group of lanes takes a token at a time, eight numbers of a row a lane, and keeps a maximum,
 a sum and a weighted row of its own; a thread block's groups meet in shared memory, and
 `combine` puts the splits together. Exponents are base 2: the scale has log2(e) in it.
+
+Longer than most files: one kernel's parts, which no other kernel has a use for.
 """
 
 from typing import Final

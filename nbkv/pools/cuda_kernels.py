@@ -7,6 +7,8 @@ no more; a *row* here is as many units as are contiguous, all heads' where a tok
 
 Written for the code that comes out (docs/cuda.md): ``while`` with int32 counters cast anew at
 each step, no division by a number known only at run time, offsets in int64.
+
+Longer than most files: the kernels share their small functions, and read side by side.
 """
 
 from typing import Final

@@ -1,6 +1,8 @@
 """How each call of a CudaPool is launched: which kernel, which grid, which arguments.
 
 What comes here has been checked.
+
+Longer than most files: every call's launch, with the few rules of alignment they share.
 """
 
 from dataclasses import dataclass, replace

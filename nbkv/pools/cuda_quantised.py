@@ -6,6 +6,8 @@ addition and no subnormal is flushed.
 
 A thread takes 16 numbers at a time, 16 bytes of the pool, or 8 where rows allow no more. The
 other side's numbers are float32, float16 or bfloat16 and aligned to 16 bytes.
+
+Longer than most files: append and gather of both dtypes mirror each other piece by piece.
 """
 
 from nbkv.pools.checks import FLOAT16, FLOAT32
