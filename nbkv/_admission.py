@@ -107,13 +107,21 @@ class Admission(KeyExports):
             if token_ids is not None or salt is not None or extra_keys != ():
                 raise TypeError("block_hashes is given; nothing else of the prompt must be")
             return self._match_hashes(block_hashes, max_hit_tokens)
-        tokens = check_tokens("token_ids", token_ids)
         limit = _INT64_MAX
         if max_hit_tokens is not None:
+            check_tokens("token_ids", token_ids)
             limit = min(check_count("max_hit_tokens", max_hit_tokens), _INT64_MAX)
         if salt is None and extra_keys == ():
-            fields = match.match_plain(self._arena, tokens, limit)
+            # Whether they are an int32 array as they should be, the kernel tells faster.
+            try:
+                fields = match.match_plain(self._arena, token_ids, limit)  # type: ignore[arg-type]
+            except TypeError:
+                fields = None
+            if fields is None:
+                tokens = check_tokens("token_ids", token_ids)
+                fields = match.match_plain(self._arena, tokens, limit)
         else:
+            tokens = check_tokens("token_ids", token_ids)
             low, high = _NO_SALT if salt is None else _words(salt)
             extras = normalize_extra_keys(extra_keys)
             fields = match.match_prefix(self._arena, tokens, limit, low, high, *extras)
@@ -205,17 +213,14 @@ class Admission(KeyExports):
         ------
         DuplicateSequenceError, OutOfBlocksError, CapacityError, ArgumentError
         """
+        plain = salt is None and extra_keys == () and not must_fit and arrival is None
+        if plain and reserve_tokens == 0 and owner == 0:
+            return self._admit_plain(seq_id, token_ids, max_hit_tokens)
         number = check_id("seq_id", seq_id)
         tokens = check_tokens("token_ids", token_ids)
         limit = _INT64_MAX
         if max_hit_tokens is not None:
             limit = min(check_count("max_hit_tokens", max_hit_tokens), _INT64_MAX)
-        plain = salt is None and extra_keys == () and not must_fit and arrival is None
-        if plain and reserve_tokens == 0 and owner == 0:
-            admitted = admit.admit_plain(self._arena, number, tokens, limit)
-            if admitted[0] < 0:
-                self._fail(admitted[0], "seq_id", seq_id)
-            return admitted
         reserved = min(check_count("reserve_tokens", reserve_tokens), _INT32_MAX * 2**15)
         order = -1 if arrival is None else check_count("arrival", arrival, _INT64_MAX)
         tag = check_count("owner", owner, _INT32_MAX)
@@ -239,6 +244,27 @@ class Admission(KeyExports):
         if handle < 0:
             self._fail(handle, "seq_id", seq_id)
         return handle, int(self._hit_tokens[handle & _ROW_MASK])
+
+    def _admit_plain(
+        self, seq_id: int, token_ids: Tokens, max_hit_tokens: int | None
+    ) -> tuple[int, int]:
+        """Admit a prompt that is nothing but its tokens."""
+        number, tokens, limit = seq_id, token_ids, _INT64_MAX
+        if max_hit_tokens is not None or type(seq_id) is not int:
+            number, tokens = check_id("seq_id", seq_id), check_tokens("token_ids", token_ids)
+            if max_hit_tokens is not None:
+                limit = min(check_count("max_hit_tokens", max_hit_tokens), _INT64_MAX)
+        try:
+            admitted = admit.admit_plain(self._arena, number, tokens, limit)  # type: ignore[arg-type]
+        except (TypeError, OverflowError):
+            admitted = None
+        if admitted is None:
+            # What is wrong is told here, and what only has another form is converted.
+            number, tokens = check_id("seq_id", seq_id), check_tokens("token_ids", token_ids)
+            admitted = admit.admit_plain(self._arena, number, tokens, limit)
+        if admitted[0] < 0:
+            self._fail(admitted[0], "seq_id", seq_id)
+        return admitted
 
 
 def _words(salt: object) -> tuple[int, int]:

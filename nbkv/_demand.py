@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from threading import Lock
 from typing import Any, TypeVar
 
-from nbkv._jit import INTERPRETED, compile_entries, compile_into, folder_of
-from nbkv._libraries import KernelLibrary
+from nbkv._jit import INTERPRETED, compile_entries, compile_entry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,11 +31,7 @@ def on_demand(signature: str, releases_gil: bool = False) -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
-        if INTERPRETED:
-            compiled = function
-        else:
-            folder = folder_of(function.__module__)
-            compiled = compile_into(folder, function, KernelLibrary, releases_gil)
+        compiled = compile_entry(function, signature, releases_gil)
         ON_DEMAND[compiled] = signature
         return compiled
 

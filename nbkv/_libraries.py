@@ -13,6 +13,8 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 
+from nbkv._unboxing import wrap_kernels
+
 #: Libraries that came with a caller from disk, by what they define.
 _LOADED: dict[tuple[str, ...], JITCodeLibrary] = {}
 
@@ -48,6 +50,10 @@ class KernelLibrary(JITCodeLibrary):
     def own_module(self) -> llvm.ModuleRef:
         """Return the code without that of callees."""
         return super()._get_module_for_linking()
+
+
+class EntryLibrary(KernelLibrary):
+    """The machine code of a kernel that the facade calls; `nbkv._unboxing` looks at arrays."""
 
 
 class CalleeLibrary(KernelLibrary):
@@ -105,6 +111,8 @@ def compiler_into(kind: type[KernelLibrary]) -> type[Compiler]:
         def compile_extra(self, func: Callable[..., Any]) -> Any:
             self.state.library = kind(self.state.targetctx.codegen(), func.__qualname__)
             self.state.library.enable_object_caching()
+            if kind is EntryLibrary:
+                wrap_kernels(self.state.targetctx)
             return super().compile_extra(func)
 
     return KernelCompiler

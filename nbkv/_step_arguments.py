@@ -10,14 +10,12 @@ from nbkv._arguments import (
     check_counts,
     check_tokens,
     check_vector,
-    is_plain,
     refuse,
 )
 from nbkv._lifetimes import Handles, Lifetimes
 from nbkv.config import CacheConfig
 from nbkv.hashing import Tokens
 from nbkv.kernels.plan import PREEMPT, RAISE, STOP
-from nbkv.layout import INT32, INT64
 from nbkv.plan import StepBuffers, StepPlan
 from nbkv.statuses import (
     BAD_ACCEPTED,
@@ -51,6 +49,30 @@ class StepArguments(Lifetimes):
             return StepBuffers.for_cache(self)
         raise TypeError(f"out is {out!r}; it must be a nbkv.StepBuffers")
 
+    def _take_batch(
+        self,
+        sequences: Handles,
+        counts: npt.NDArray[np.int32] | int,
+        lookahead: int,
+        on_exhaustion: str,
+        rank: npt.NDArray[np.int64] | None,
+        victims: Handles | None,
+    ) -> tuple[Any, ...]:
+        """Make a batch into what kernels take, but leave it to them to look at its arrays.
+
+        A kernel raises TypeError where they are not as they should be; what then is right but
+        of another form, seq_ids say, `_check_batch` converts.
+        """
+        if lookahead == 0 and on_exhaustion == "raise" and rank is None and victims is None:
+            if type(counts) is int and 0 <= counts <= _INT32_MAX:
+                numbers = self._one_count
+                numbers[0] = counts
+                return sequences, numbers, 0, RAISE, _NONE_64, _NONE_64
+            arrays = type(counts) is np.ndarray and type(sequences) is np.ndarray
+            if arrays and counts.size == sequences.size:  # type: ignore[union-attr]
+                return sequences, counts, 0, RAISE, _NONE_64, _NONE_64
+        return self._check_batch(sequences, counts, lookahead, on_exhaustion, rank, victims)
+
     def _check_batch(
         self,
         sequences: Handles,
@@ -60,19 +82,13 @@ class StepArguments(Lifetimes):
         rank: npt.NDArray[np.int64] | None,
         victims: Handles | None,
     ) -> tuple[Any, ...]:
-        """Make a batch into what kernels take."""
-        handles = sequences
-        if not is_plain(sequences, INT64):
-            handles = self._handles("sequences", sequences)
+        """Make a batch into what kernels take, looking at everything."""
+        handles = self._handles("sequences", sequences)
         if type(counts) is int and 0 <= counts <= _INT32_MAX:
             numbers = self._one_count
             numbers[0] = counts
-        elif is_plain(counts, INT32) and counts.size == handles.size:
-            numbers = counts
         else:
             numbers = check_counts("counts", counts, handles.size)
-        if lookahead == 0 and on_exhaustion == "raise" and rank is None and victims is None:
-            return handles, numbers, 0, RAISE, _NONE_64, _NONE_64
         options = self._check_options(handles.size, lookahead, on_exhaustion, rank, victims)
         return handles, numbers, *options
 

@@ -87,8 +87,14 @@ class StepCalls(StepArguments):
         (array([0, 1, 2, 4, 5, 6]), array([3, 3], dtype=int32))
         """
         buffers = self._buffers_for(out)
-        batch = self._check_batch(sequences, counts, lookahead, on_exhaustion, rank, victims)
-        planned = steps.plan_step(self._arena, buffers.data, *batch)
+        batch = self._take_batch(sequences, counts, lookahead, on_exhaustion, rank, victims)
+        try:
+            planned = steps.plan_step(self._arena, buffers.data, *batch)
+        except TypeError:
+            planned = None
+        if planned is None:
+            batch = self._check_batch(sequences, counts, lookahead, on_exhaustion, rank, victims)
+            planned = steps.plan_step(self._arena, buffers.data, *batch)
         if planned < 0:
             self._fail_plan(planned, buffers, sequences, counts, victims)
         self._outstanding.append(buffers.plan)
@@ -195,10 +201,15 @@ class StepCalls(StepArguments):
         last = self._outstanding[0]
         buffers = last.buffers if out is None else self._buffers_for(out)
         accepted, ids, has_tokens = self._check_committed(num_accepted, tokens)
-        batch = self._check_batch(sequences, counts, lookahead, on_exhaustion, rank, victims)
-        planned = steps.next_step(
-            self._arena, last.buffers.data, buffers.data, accepted, ids, has_tokens, *batch
-        )
+        leading = self._arena, last.buffers.data, buffers.data, accepted, ids, has_tokens
+        batch = self._take_batch(sequences, counts, lookahead, on_exhaustion, rank, victims)
+        try:
+            planned = steps.next_step(*leading, *batch)
+        except TypeError:
+            planned = None
+        if planned is None:
+            batch = self._check_batch(sequences, counts, lookahead, on_exhaustion, rank, victims)
+            planned = steps.next_step(*leading, *batch)
         if planned < 0:
             if planned in (STEP_NOT_NEXT, BAD_ACCEPTED, TOKENS_MISSING):
                 self._fail_commit(planned, last, buffers, accepted, ids)

@@ -12,14 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from nbkv._jit import (
-    DIGEST_DIGITS,
-    INTERPRETED,
-    add_package,
-    compile_into,
-    digest_sources,
-    find_cache_dir,
-)
+from nbkv._folders import DIGEST_DIGITS, add_package, digest_sources, find_cache_dir
+from nbkv._jit import INTERPRETED, compile_into
 from nbkv._libraries import KernelLibrary
 
 F = TypeVar("F", bound=Callable[..., Any])

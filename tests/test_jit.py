@@ -12,7 +12,7 @@ import pytest
 from support import INTERPRETED
 
 import nbkv
-from nbkv import _jit
+from nbkv import _folders, _jit
 
 PACKAGE = Path(nbkv.__file__).parent
 # Makes one kernel ready in a fresh process and says where its code came from.
@@ -92,7 +92,7 @@ def test_hashing_alone_makes_no_other_kernel_ready() -> None:
 
 def digest_of(copy: Path) -> str:
     """Ask a copy of the package for the name of its cache folder."""
-    code = "from nbkv import _jit; print(_jit.digest_sources())"
+    code = "from nbkv import _folders; print(_folders.digest_sources())"
     environment = os.environ | {"PYTHONPATH": str(copy), "NUMBA_DISABLE_JIT": "1"}
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -106,15 +106,15 @@ def digest_of(copy: Path) -> str:
 
 def test_every_source_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = copy_package(tmp_path / "copy") / "nbkv"
-    monkeypatch.setattr(_jit, "__file__", str(copy / "_jit.py"))
-    seen = {_jit.digest_sources()}
+    monkeypatch.setattr(_folders, "__file__", str(copy / "_folders.py"))
+    seen = {_folders.digest_sources()}
     sources = sorted(copy.rglob("*.py"))
     assert len(sources) > 20
     for source in sources:
         source.write_bytes(source.read_bytes() + b"\n")
-        seen.add(_jit.digest_sources())
+        seen.add(_folders.digest_sources())
     sources[-1].rename(sources[-1].with_name("renamed.py"))
-    seen.add(_jit.digest_sources())
+    seen.add(_folders.digest_sources())
     assert len(seen) == len(sources) + 2
 
 
@@ -136,7 +136,7 @@ def imports_of(source: Path) -> set[Path]:
     return {path for path in found if path.is_file()} - {PACKAGE / "__init__.py"}
 
 
-@pytest.mark.parametrize("package", _jit.SOURCES)
+@pytest.mark.parametrize("package", _folders.SOURCES)
 def test_a_packages_listed_sources_are_all_that_its_kernels_can_be_made_from(
     package: str,
 ) -> None:
@@ -147,7 +147,7 @@ def test_a_packages_listed_sources_are_all_that_its_kernels_can_be_made_from(
         reached.add(source)
         todo |= imports_of(source) - reached
     listed: set[Path] = set()
-    for name in _jit.SOURCES[package]:
+    for name in _folders.SOURCES[package]:
         source = PACKAGE / name
         listed |= set(source.rglob("*.py")) if source.is_dir() else {source}
     assert len(reached) > 1
@@ -157,7 +157,7 @@ def test_a_packages_listed_sources_are_all_that_its_kernels_can_be_made_from(
 def test_the_front_of_the_package_gives_kernels_nothing() -> None:
     imported = re.compile(r"^\s*from nbkv import (.*)", re.MULTILINE)
     modules = {path.stem for path in PACKAGE.glob("*")}
-    for name in (name for names in _jit.SOURCES.values() for name in names):
+    for name in (name for names in _folders.SOURCES.values() for name in names):
         source = PACKAGE / name
         for file in source.rglob("*.py") if source.is_dir() else [source]:
             for names in imported.findall(file.read_text()):
@@ -168,25 +168,25 @@ def test_the_engines_digest_changes_with_its_own_sources_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = copy_package(tmp_path / "copy") / "nbkv"
-    monkeypatch.setattr(_jit, "__file__", str(copy / "_jit.py"))
-    before = _jit.digest_sources("nbkv.kernels")
-    assert before != _jit.digest_sources()
+    monkeypatch.setattr(_folders, "__file__", str(copy / "_folders.py"))
+    before = _folders.digest_sources("nbkv.kernels")
+    assert before != _folders.digest_sources()
     for name, kept in [("cache.py", True), ("layout.py", False), ("kernels/plan.py", False)]:
         source = copy / name
         text = source.read_bytes()
         source.write_bytes(text + b"\n")
-        assert (_jit.digest_sources("nbkv.kernels") == before) == kept, name
+        assert (_folders.digest_sources("nbkv.kernels") == before) == kept, name
         source.write_bytes(text)
-    assert _jit.digest_sources("nbkv.kernels") == before
+    assert _folders.digest_sources("nbkv.kernels") == before
 
 
 @needs_compiler
 def test_kernels_of_other_packages_have_a_folder_of_their_own() -> None:
-    assert _jit.folder_of("nbkv.kernels.plan") == _jit.CACHE_DIR
-    other = _jit.folder_of("nbkv.replay.token_loop")
+    assert _folders.folder_of("nbkv.kernels.plan") == _jit.CACHE_DIR
+    other = _folders.folder_of("nbkv.replay.token_loop")
     assert other is not None
     assert other != _jit.CACHE_DIR
-    assert other == _jit.folder_of("nbkv.kernels_of_another_kind")
+    assert other == _folders.folder_of("nbkv.kernels_of_another_kind")
 
 
 def test_the_same_sources_elsewhere_have_the_same_digest(tmp_path: Path) -> None:

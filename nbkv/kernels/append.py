@@ -150,6 +150,7 @@ def allocate_for_tokens(arena: Arena, seq_id: int, num_tokens: int, out: Records
     count = state.header["total_allocations"][0] - allocated
     end = row * state.header["table_stride"][0] + np.int64(state.sequences["num_blocks"][row])
     tables = state.tables
+    # Unsigned, the subscripts are known not to count from the end: several a turn.
     for i in range(count):
-        out[i] = tables[end - count + i]
+        out[np.uint64(i)] = tables[np.uint64(end - count + i)]
     return count

@@ -108,9 +108,11 @@ def allocate_run(state: State, out: Records, start: int, count: int, num_tokens:
     ready = header["completed_step"][0]
     fresh = header["num_fresh_blocks"][0]
     num_fresh = min(count, header["num_blocks"][0] - fresh)
+    # Unsigned, a subscript is known not to count from the end.
     for i in range(num_fresh):
-        _start_block(blocks, fresh + i, order + i + 1, num_tokens, ready)
-        out[start + i] = fresh + i
+        place = np.uint64(fresh + i)
+        _start_block(blocks, place, order + i + 1, num_tokens, ready)
+        out[np.uint64(start + i)] = fresh + i
     header["num_fresh_blocks"][0] = fresh + num_fresh
     if num_fresh < count:
         num_evicted = state.runtime["num_evicted"][0]
@@ -118,11 +120,10 @@ def allocate_run(state: State, out: Records, start: int, count: int, num_tokens:
         for i in range(num_fresh, count):
             # The list is a chain of misses; what was evicted last mostly stands at its end.
             if i + _AHEAD < num_evicted:
-                prefetch(blocks, state.evicted[i + _AHEAD])
-            # Unsigned, it is known not to count from the end: the way from one link to the
-            # next is what a block costs here.
+                prefetch(blocks, state.evicted[np.uint64(i + _AHEAD)])
+            # The way from one link to the next is what a block costs here.
             place = np.uint64(block_id)
-            out[start + i] = block_id
+            out[np.uint64(start + i)] = block_id
             block_id = np.int64(blocks["link"][place])
             _start_block(blocks, place, order + i + 1, num_tokens, ready)
         header["free_head"][0] = block_id

@@ -124,7 +124,7 @@ def evict_block(state: State) -> int:
     # Meaningless in a FREE block, but until it is handed out the report of a plan can read it.
     state.blocks["parent"][victim] = parent
     row = state.runtime["num_evicted"][0]
-    state.evicted[row] = victim
+    state.evicted[np.uint64(row)] = victim
     state.runtime["num_evicted"][0] = row + 1
     header["evictions"][0] += 1
     return victim

@@ -122,13 +122,14 @@ def ring_pop(state: State) -> int:
     """
     header = state.header
     head = header["ring_head"][0]
-    slot = head & header["ring_mask"][0]
+    # Unsigned, a subscript is known not to count from the end.
+    slot = np.uint64(head & header["ring_mask"][0])
     block_id = np.int64(state.ring[slot])
     if header["ring_sweeping"][0] == 0:
         header["ring_head"][0] = head + 1
         if head + 1 == header["ring_tail"][0]:
             return block_id
-        if state.ring[(head + 1) & header["ring_mask"][0]] != NO_BLOCK:
+        if state.ring[np.uint64((head + 1) & header["ring_mask"][0])] != NO_BLOCK:
             return block_id
     else:
         state.ring[slot] = NO_BLOCK
@@ -143,11 +144,12 @@ def prefetch_victims(state: State) -> None:
     mask = header["ring_mask"][0]
     head = header["ring_head"][0]
     # Beyond the tail stand ids of long ago or zeros: fetching those does no harm.
-    far = state.ring[(head + _FAR) & mask]
+    far = state.ring[np.uint64((head + _FAR) & mask)]
     prefetch(state.blocks, far)
     prefetch(state.keys, far)
-    near = state.ring[(head + _NEAR) & mask]
+    near = state.ring[np.uint64((head + _NEAR) & mask)]
     if near != NO_BLOCK:
-        prefetch(state.blocks, state.blocks["parent"][near])
-        tag = mix_tag(state.keys["hash_low"][near])
+        place = np.uint64(near)
+        prefetch(state.blocks, state.blocks["parent"][place])
+        tag = mix_tag(state.keys["hash_low"][place])
         prefetch(state.prefix_index, (tag & header["prefix_index_mask"][0]) * INDEX_WAYS)

@@ -19,12 +19,13 @@ import numpy as np
 from numba import types
 
 from nbkv import _jit
+from nbkv._folders import folder_of
 from nbkv.pools import cuda_simulated
 
 #: Whether numba runs CUDA kernels as Python threads (``NUMBA_ENABLE_CUDASIM=1``).
 SIMULATED: Final = bool(numba.config.ENABLE_CUDASIM)  # type: ignore[attr-defined]
 #: Where compiled kernels are kept, if anywhere.
-CACHE_DIR: Final = None if SIMULATED or _jit.INTERPRETED else _jit.folder_of(__name__)
+CACHE_DIR: Final = None if SIMULATED or _jit.INTERPRETED else folder_of(__name__)
 
 
 class _SimulatedCuda:
