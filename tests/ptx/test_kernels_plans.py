@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cuda_plans import FLOATS, Twins, random_config, random_layout, run_plan
 
-from nbkv import HostPool
+from nbkv import CacheConfig, HostPool, PagedKVCache
 from ptx.wheels import require_wheels
 
 require_wheels()
@@ -95,3 +95,19 @@ def test_slots_in_device_memory_are_taken_as_they_are():
         twins.cuda.append(0, twins.put(key), given, twins.put(slots))
         twins.host.append(0, key, value, slots)
         assert (fetch(twins.cuda.layer(0)) == twins.host.layer(0)).all()
+
+
+def test_a_cache_writes_and_copies_on_write_into_a_cudapool():
+    config = CacheConfig(4, 8, 2, 2, 8)
+    device = PTXDevice((9, 0))
+    pools = pool_class(device)(config), HostPool(config)
+    keys = np.arange(2 * 6 * 16, dtype=np.float16).reshape(2, 6, 2, 8)
+    for pool, give in zip(pools, (device.put, np.asarray), strict=True):
+        cache = PagedKVCache(config, pool=pool)
+        cache.add_sequence(1)
+        cache.append(np.array([1], np.uint64), give(keys), give(keys + 1), np.array([6], np.int32))
+        cache.fork(1, 2)
+        more = keys[:, :1] + 7
+        cache.append(np.array([2], np.uint64), give(more), give(more), np.array([1], np.int32))
+    assert "copy_rows" in [name for name, _ in device.reports]
+    assert (fetch(pools[0].data) == pools[1].data).all()
