@@ -24,6 +24,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Kernels the facade calls, each with the one signature it is compiled for.
 ENTRIES: list[tuple[Any, str]] = []
+#: The same for kernels that most processes never call: made ready at their first use.
+LATE_ENTRIES: list[tuple[Any, str]] = []
 DIGEST_DIGITS = 16
 _REMEDY = (
     "set NBKV_CACHE_DIR to a writable folder, or run 'nbkv warmup --into DIR' when the"
@@ -151,7 +153,7 @@ def wrapping_kernel(function: F) -> F:
     return kernel(function)
 
 
-def entry(signature: str) -> Callable[[F], F]:
+def entry(signature: str, late: bool = False) -> Callable[[F], F]:
     """Compile a kernel that the facade calls, for exactly one signature.
 
     Parameters
@@ -159,11 +161,13 @@ def entry(signature: str) -> Callable[[F], F]:
     signature : str
         numba's notation. One signature only, so that a Python int is a uint64 where a
         seq_id is meant, and no call ever compiles in the middle of serving.
+    late : bool
+        Not with the first cache, but when the facade calls `make_ready` for it.
     """
 
     def decorate(function: F) -> F:
         compiled = outlined_kernel(function)
-        ENTRIES.append((compiled, signature))
+        (LATE_ENTRIES if late else ENTRIES).append((compiled, signature))
         return compiled
 
     return decorate
@@ -183,7 +187,8 @@ def make_ready(function: Callable[..., Any]) -> None:
     function : callable
         Made by `entry`.
     """
-    signature = next(signature for known, signature in ENTRIES if known is function)
+    entries = (*ENTRIES, *LATE_ENTRIES)
+    signature = next(signature for known, signature in entries if known is function)
     if not INTERPRETED and not function.signatures:
         function.compile(signature)
         function.disable_compile()
@@ -207,19 +212,25 @@ def ready_entry(name: str) -> Any:  # noqa: ANN401
     callable
         With its one signature, to which numba converts what it is called with.
     """
-    (function,) = (known for known, _ in ENTRIES if known.__name__ == name)
+    entries = (*ENTRIES, *LATE_ENTRIES)
+    (function,) = (known for known, _ in entries if known.__name__ == name)
     make_ready(function)
     return function
 
 
-def compile_entries() -> Iterator[str]:
+def compile_entries(late: bool = False) -> Iterator[str]:
     """Compile, or load from disk, each entry kernel that is not yet ready.
+
+    Parameters
+    ----------
+    late : bool
+        Those too that are otherwise made ready at their first use.
 
     Yields
     ------
     str
         The name of the kernel just made ready.
     """
-    for function, _ in ENTRIES:
+    for function, _ in (*ENTRIES, *LATE_ENTRIES) if late else ENTRIES:
         make_ready(function)
         yield function.__name__

@@ -35,8 +35,9 @@ def run(args: argparse.Namespace) -> int:
 
     began = time.perf_counter()
     num_ready = 0
-    with common.progress_bar("compiling", len(_jit.ENTRIES)) as (advance, _):
-        for _name in _jit.compile_entries():
+    num_kernels = len(_jit.ENTRIES) + len(_jit.LATE_ENTRIES)
+    with common.progress_bar("compiling", num_kernels) as (advance, _):
+        for _name in _jit.compile_entries(late=True):
             num_ready += 1
             advance(1)
     seconds = time.perf_counter() - began

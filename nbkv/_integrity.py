@@ -1,0 +1,72 @@
+"""The part of the facade that looks for contradictions in the arena."""
+
+import numpy as np
+import numpy.typing as npt
+
+from nbkv._header_audit import find_bad_header
+from nbkv._jit import make_ready
+from nbkv._steps import StepCalls
+from nbkv.config import CacheConfig
+from nbkv.errors import IntegrityError
+from nbkv.kernels import audit
+from nbkv.kernels.audit_notes import WORK_ROWS
+from nbkv.violations import INTACT, describe
+
+#: Its module's name for it becomes the machine code itself.
+_AUDIT = audit.audit_arena
+
+
+def find_violation(arena: npt.NDArray[np.uint8], config: CacheConfig) -> str | None:
+    """Find the first thing in an arena that contradicts another.
+
+    Parameters
+    ----------
+    arena : uint8, C-contiguous, 64-byte aligned
+        As long as the configuration makes it; whatever is in it.
+    config : CacheConfig
+
+    Returns
+    -------
+    str or None
+        The violation in words.
+    """
+    words = find_bad_header(arena, config)
+    if words is not None:
+        return words
+    work = np.zeros((WORK_ROWS, config.num_blocks), np.int32)
+    most = max(config.name_capacity, config.leased_capacity, config.extra_capacity)
+    found = np.zeros(6, np.int64)
+    make_ready(_AUDIT)
+    code = audit.audit_arena(arena, work, np.empty(most, np.uint8), found)
+    return None if code == INTACT else describe(code, found)
+
+
+class IntegrityCalls(StepCalls):
+    """An audit of everything, and what can be made of an arena that does not pass it."""
+
+    def check_integrity(self) -> None:
+        """Verify every equation, link, index entry and table; changes nothing.
+
+        It may be called on an arena with whatever damage: it reads nothing outside, writes
+        nothing and comes to an end. Which damage no audit can see is said in the guide to
+        reliability.
+
+        Raises
+        ------
+        IntegrityError
+            Names the first violation.
+
+        Examples
+        --------
+        >>> from nbkv import CacheConfig, PagedKVCache
+        >>> cache = PagedKVCache(CacheConfig(4, 8, 1, 1, 64))
+        >>> _ = cache.append_token(1)
+        >>> cache.check_integrity()
+        >>> cache.writable_arena()[cache.header["blocks_start"][0]] = 3
+        >>> cache.check_integrity()
+        Traceback (most recent call last):
+        nbkv.errors.IntegrityError: block 0: ref_count is 3 but 1 table entries hold it
+        """
+        words = find_violation(self._arena, self.config)
+        if words is not None:
+            raise IntegrityError(words)
