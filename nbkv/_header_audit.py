@@ -28,8 +28,6 @@ _GROWING = (
     "num_external_holds",
     "ring_head",
     "ring_tail",
-    "ring_write",
-    "ring_read",
 )
 _COUNTED_BLOCKS = (
     "num_free_blocks",
@@ -54,7 +52,7 @@ def find_bad_header(arena: npt.NDArray[np.uint8], config: CacheConfig) -> str | 
     Parameters
     ----------
     arena : uint8, C-contiguous
-        As long as the configuration makes it.
+        The header at least.
     config : CacheConfig
 
     Returns
@@ -69,15 +67,31 @@ def find_bad_header(arena: npt.NDArray[np.uint8], config: CacheConfig) -> str | 
             return f"header: {name} is {values[name]}; its configuration makes it {wanted}"
     if arena[layout.HEADER_DTYPE.itemsize : layout.HEADER_BYTES].any():
         return "header: the bytes behind its fields are not zero"
+    for name, low, high in _ranges(values):
+        if not low <= values[name] <= high:
+            return f"header: {name} is {values[name]}; it must be {low} to {high}"
+    return _find_unequal(values)
+
+
+def find_bad_runtime(arena: npt.NDArray[np.uint8], config: CacheConfig) -> str | None:
+    """Find the first array of the runtime section that is not where it belongs.
+
+    Parameters
+    ----------
+    arena : uint8, C-contiguous
+    config : CacheConfig
+
+    Returns
+    -------
+    str or None
+        The violation in words.
+    """
     start = layout.HEADER_BYTES
     runtime = arena[start : start + layout.RUNTIME_DTYPE.itemsize].view(layout.RUNTIME_DTYPE)
     for name, wanted in runtime_edges(config).items():
         if runtime[name][0] != wanted:
             return f"runtime: {name} is {runtime[name][0]}; its configuration makes it {wanted}"
-    for name, low, high in _ranges(values):
-        if not low <= values[name] <= high:
-            return f"header: {name} is {values[name]}; it must be {low} to {high}"
-    return _find_unequal(values)
+    return None
 
 
 def _ranges(values: dict[str, int]) -> Iterator[tuple[str, int, int]]:

@@ -70,12 +70,13 @@ def section_sizes(config: CacheConfig) -> dict[str, int]:
         "leases": layout.LEASE_DTYPE.itemsize * config.max_leases,
         "leased": layout.LEASED_DTYPE.itemsize * config.leased_capacity,
         "external_holds": layout.INT16.itemsize * blocks,
-        "tables": 4 * rows * _table_stride(config),
+        "tables": 4 * rows * table_stride(config),
     }
     return {name: _pad(size) for name, size in sizes.items()}
 
 
-def _table_stride(config: CacheConfig) -> int:
+def table_stride(config: CacheConfig) -> int:
+    """Return how many int32 entries apart the rows of the tables begin."""
     return (_pad(4 * config.table_width) + _TABLE_PADDING) // 4
 
 
@@ -186,7 +187,7 @@ def fixed_fields(config: CacheConfig) -> dict[str, int]:
         "window": config.window or 0,
         "watermark": config.watermark,
         "hash_seed": config.hash_seed,
-        "table_stride": _table_stride(config),
+        "table_stride": table_stride(config),
         "seq_index_mask": sizes["seq_index"] // bucket - 1,
         "prefix_index_mask": sizes["prefix_index"] // bucket - 1,
         "name_index_mask": sizes["name_index"] // bucket - 1,

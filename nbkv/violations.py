@@ -73,7 +73,7 @@ SEQ_INDEX: Final = np.int64(10)
 PREFIX_INDEX: Final = np.int64(11)
 NAME_INDEX: Final = np.int64(12)
 
-_RECORDS: Final[dict[int, tuple[str, "np.dtype[Any]"]]] = {
+_RECORDS: Final[dict[Any, tuple[str, "np.dtype[Any]"]]] = {
     HEADER: ("header", layout.HEADER_DTYPE),
     BLOCKS: ("block", layout.BLOCK_DTYPE),
     KEYS: ("block", layout.BLOCK_KEY_DTYPE),
@@ -95,7 +95,7 @@ LISTS_MORE: Final = ("free leased records", "leased blocks", "extra keys", "name
 FREE_LIST, FENCE, FREE_ROWS, FREE_NAMES, FREE_LEASES, FREE_EXTRAS = np.arange(6)
 FREE_LEASED, LEASED_BLOCKS, EXTRA_KEYS, LEAF_NAMES = np.arange(6, 10)
 
-_WORDS: Final[dict[int, str]] = {
+_WORDS: Final[dict[Any, str]] = {
     RANGE: "{field} is {value}; it must be {wanted} to {other}",
     MUST_BE: "{field} is {value}; it must be {wanted}",
     COUNTED: "{field} is {value} but {wanted} are there",

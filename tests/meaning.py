@@ -148,8 +148,8 @@ def _block_state(cache: nbkv.PagedKVCache, block_id: int) -> int:
 
 
 def _dead_in_header(cache: nbkv.PagedKVCache, place: Place) -> bool:
-    sweeping = cache.header["ring_sweeping"][0]
-    return place.field in ("ring_write", "ring_read") and not sweeping
+    idle = cache.header["policy"][0] == layout.LRU and not cache.header["ring_sweeping"][0]
+    return place.field in ("ring_write", "ring_read") and bool(idle)
 
 
 def _dead_in_blocks(cache: nbkv.PagedKVCache, place: Place) -> bool:
