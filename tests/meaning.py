@@ -288,8 +288,9 @@ def _is_unprovable_key(cache: nbkv.PagedKVCache, place: Place) -> bool:
     """Of a key that cannot be made again, the index holds 32 bits of the lower half."""
     if place.field == "num_keyed_tokens":
         return bool(cache.blocks["flags"][place.row] & layout.CALLER_KEYED)
-    if place.field in ("hash_high", "extra_key"):
-        caller = cache.blocks["flags"][place.row] & layout.CALLER_KEYED
-        children = cache.blocks["num_children"][place.row]
-        return not caller and not _is_hashed(cache, place.row) and not children
-    return False
+    caller = cache.blocks["flags"][place.row] & layout.CALLER_KEYED
+    if caller or _is_hashed(cache, place.row):
+        return False
+    # A child's hash is made from the whole of its parent's, but not from its extra key.
+    in_child = place.field == "hash_high" and cache.blocks["num_children"][place.row]
+    return place.field in ("hash_high", "extra_key") and not in_child
