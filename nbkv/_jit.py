@@ -2,7 +2,7 @@
 
 Numba decides whether cached machine code is fresh from the text of the file that holds
 the function, so it misses edits in a callee's file and in imported constants. Kernels
-therefore share a cache folder named after all of the package's sources.
+therefore have a cache folder named after every source that they can be made from.
 """
 
 import atexit
@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 ENTRIES: list[tuple[Any, str]] = []
 #: The same for kernels that most processes never call: made ready at their first use.
 LATE_ENTRIES: list[tuple[Any, str]] = []
+#: What a package's kernels are made from, where that is not everything in nbkv: files and
+#: folders, the package's own included. A test proves that each list has all that the package
+#: imports, so that editing what is above it (the facade, the commands) keeps its machine code.
+SOURCES: dict[str, tuple[str, ...]] = {
+    "nbkv.kernels": (
+        "_addresses.py",
+        "_buckets.py",
+        "_intrinsics.py",
+        "_jit.py",
+        "kernels",
+        "layout.py",
+        "statuses.py",
+        "step_layout.py",
+        "violations.py",
+    ),
+}
 DIGEST_DIGITS = 16
 _REMEDY = (
     "set NBKV_CACHE_DIR to a writable folder, or run 'nbkv warmup --into DIR' when the"
@@ -33,24 +49,36 @@ _REMEDY = (
 )
 
 
-def digest_sources() -> str:
-    """Name the package's sources and the flags that change the code made from them.
+def digest_sources(package: str = "") -> str:
+    """Name the sources of kernels and the flags that change the code made from them.
+
+    Parameters
+    ----------
+    package : str, optional
+        A key of `SOURCES`. Default: all of nbkv's sources.
 
     Returns
     -------
     str
         16 hexadecimal digits.
     """
-    digest = hashlib.sha256(f"{nb.__version__} {nb.config.BOUNDSCHECK}".encode())
-    add_package(digest, Path(__file__).parent)
+    digest = hashlib.sha256(f"{nb.__version__} {nb.config.BOUNDSCHECK} {package}".encode())
+    home = Path(__file__).parent
+    for name in SOURCES.get(package, (".",)):
+        source = home / name
+        _add_files(digest, home, source.rglob("*.py") if source.is_dir() else [source])
     return digest.hexdigest()[:DIGEST_DIGITS]
 
 
 def add_package(digest: "hashlib._Hash", package: Path) -> None:
     """Take the names and texts of all of a package's sources into a digest."""
-    for source in sorted(package.rglob("*.py")):
-        digest.update(source.relative_to(package).as_posix().encode())
-        digest.update(source.read_bytes())
+    _add_files(digest, package, package.rglob("*.py"))
+
+
+def _add_files(digest: "hashlib._Hash", home: Path, files: Iterable[Path]) -> None:
+    for file in sorted(files):
+        digest.update(file.relative_to(home).as_posix().encode())
+        digest.update(file.read_bytes())
 
 
 def _can_write(folder: Path) -> bool:
@@ -84,12 +112,18 @@ def find_cache_dir(digest: str) -> Path | None:
         return folder
     if folder.is_dir():
         return _copy_cache(folder)
+    _warn_of(cache_root())
+    return None
+
+
+@cache
+def _warn_of(folder: Path) -> None:
+    """Warn once, however many folders would lie below this one."""
     warnings.warn(
         f"nbkv cannot keep compiled code in {folder}, so every process compiles anew: {_REMEDY}",
         RuntimeWarning,
-        stacklevel=2,
+        stacklevel=3,
     )
-    return None
 
 
 def _copy_cache(folder: Path) -> Path | None:
@@ -108,7 +142,25 @@ def _copy_cache(folder: Path) -> Path | None:
 
 #: NUMBA_DISABLE_JIT=1: kernels run as the Python they are written in.
 INTERPRETED = bool(nb.config.DISABLE_JIT)
-CACHE_DIR = None if INTERPRETED else find_cache_dir(digest_sources())
+#: The engine's machine code.
+CACHE_DIR = None if INTERPRETED else find_cache_dir(digest_sources("nbkv.kernels"))
+
+
+def folder_of(module: str) -> Path | None:
+    """Find the folder for machine code of a module of nbkv's.
+
+    Parameters
+    ----------
+    module : str
+        Its full name.
+    """
+    package = ".".join(module.split(".")[:2])
+    return _folder_of_package(package if package in SOURCES else "")
+
+
+@cache
+def _folder_of_package(package: str) -> Path | None:
+    return CACHE_DIR if package == "nbkv.kernels" else find_cache_dir(digest_sources(package))
 
 
 def kernel(function: F) -> F:
@@ -119,14 +171,14 @@ def kernel(function: F) -> F:
     """
     if INTERPRETED:
         return function
-    return compile_into(CACHE_DIR, function, inline=True)
+    return compile_into(folder_of(function.__module__), function, inline=True)
 
 
 def outlined_kernel(function: F) -> F:
     """Compile a kernel that is called instead of inlined: large, and off the shortest path."""
     if INTERPRETED:
         return function
-    return compile_into(CACHE_DIR, function, inline=False)
+    return compile_into(folder_of(function.__module__), function, inline=False)
 
 
 def compile_into(folder: Path | None, function: F, inline: bool) -> F:

@@ -163,8 +163,7 @@ def _dead_in_blocks(cache: nbkv.PagedKVCache, place: Place) -> bool:
         detached = place.field == "flags" and 1 << place.bit == layout.DETACHED
         return detached or place.field in _DEAD_WHEN_FREE
     if state == layout.HELD:
-        settled_later = place.field == "num_tokens" and cache.blocks["writer"][place.row] >= 0
-        return settled_later or place.field in ("link", "fence_step", "last_access")
+        return place.field in ("link", "fence_step", "last_access")
     return False
 
 

@@ -1,5 +1,6 @@
 """Machine code on disk: shared by processes, never older than the sources it is made from."""
 
+import ast
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import pytest
 from support import INTERPRETED
 
 import nbkv
+from nbkv import _jit
 
 PACKAGE = Path(nbkv.__file__).parent
 # Makes one kernel ready in a fresh process and says where its code came from.
@@ -103,8 +105,6 @@ def digest_of(copy: Path) -> str:
 
 
 def test_every_source_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nbkv import _jit
-
     copy = copy_package(tmp_path / "copy") / "nbkv"
     monkeypatch.setattr(_jit, "__file__", str(copy / "_jit.py"))
     seen = {_jit.digest_sources()}
@@ -116,6 +116,77 @@ def test_every_source_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     sources[-1].rename(sources[-1].with_name("renamed.py"))
     seen.add(_jit.digest_sources())
     assert len(seen) == len(sources) + 2
+
+
+def imports_of(source: Path) -> set[Path]:
+    """List the package's files that a file imports from."""
+    found = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{source}: a relative import"
+            # What is imported may be a module itself.
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            path = PACKAGE.parent.joinpath(*name.split("."))
+            found |= {path.with_suffix(".py"), path / "__init__.py"}
+    # `from nbkv import layout` is of the module, not of all that the package's front offers.
+    return {path for path in found if path.is_file()} - {PACKAGE / "__init__.py"}
+
+
+@pytest.mark.parametrize("package", _jit.SOURCES)
+def test_a_packages_listed_sources_are_all_that_its_kernels_can_be_made_from(
+    package: str,
+) -> None:
+    todo = set(PACKAGE.parent.joinpath(*package.split(".")).rglob("*.py"))
+    reached: set[Path] = set()
+    while todo:
+        source = todo.pop()
+        reached.add(source)
+        todo |= imports_of(source) - reached
+    listed: set[Path] = set()
+    for name in _jit.SOURCES[package]:
+        source = PACKAGE / name
+        listed |= set(source.rglob("*.py")) if source.is_dir() else {source}
+    assert len(reached) > 1
+    assert listed == reached
+
+
+def test_the_front_of_the_package_gives_kernels_nothing() -> None:
+    imported = re.compile(r"^\s*from nbkv import (.*)", re.MULTILINE)
+    modules = {path.stem for path in PACKAGE.glob("*")}
+    for name in (name for names in _jit.SOURCES.values() for name in names):
+        source = PACKAGE / name
+        for file in source.rglob("*.py") if source.is_dir() else [source]:
+            for names in imported.findall(file.read_text()):
+                assert set(re.findall(r"\w+", names)) <= modules, file
+
+
+def test_the_engines_digest_changes_with_its_own_sources_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = copy_package(tmp_path / "copy") / "nbkv"
+    monkeypatch.setattr(_jit, "__file__", str(copy / "_jit.py"))
+    before = _jit.digest_sources("nbkv.kernels")
+    assert before != _jit.digest_sources()
+    for name, kept in [("cache.py", True), ("layout.py", False), ("kernels/plan.py", False)]:
+        source = copy / name
+        text = source.read_bytes()
+        source.write_bytes(text + b"\n")
+        assert (_jit.digest_sources("nbkv.kernels") == before) == kept, name
+        source.write_bytes(text)
+    assert _jit.digest_sources("nbkv.kernels") == before
+
+
+@needs_compiler
+def test_kernels_of_other_packages_have_a_folder_of_their_own() -> None:
+    assert _jit.folder_of("nbkv.kernels.plan") == _jit.CACHE_DIR
+    other = _jit.folder_of("nbkv.replay.token_loop")
+    assert other is not None
+    assert other != _jit.CACHE_DIR
+    assert other == _jit.folder_of("nbkv.kernels_of_another_kind")
 
 
 def test_the_same_sources_elsewhere_have_the_same_digest(tmp_path: Path) -> None:
