@@ -1,6 +1,7 @@
 """Audit of the header: what a kernel may take on trust before it looks at anything else."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,6 +92,44 @@ def find_bad_runtime(arena: npt.NDArray[np.uint8], config: CacheConfig) -> str |
     for name, wanted in runtime_edges(config).items():
         if runtime[name][0] != wanted:
             return f"runtime: {name} is {runtime[name][0]}; its configuration makes it {wanted}"
+    return None
+
+
+#: Sections whose rows above a watermark of the header are zero until they come into use.
+_UNUSED: tuple[tuple[str, str, "np.dtype[Any]"], ...] = (
+    ("blocks", "num_fresh_blocks", layout.BLOCK_DTYPE),
+    ("block_keys", "num_fresh_blocks", layout.BLOCK_KEY_DTYPE),
+    ("external_holds", "num_fresh_blocks", layout.INT16),
+    ("sequences", "num_fresh_rows", layout.SEQUENCE_DTYPE),
+    ("sequence_keys", "num_fresh_rows", layout.SEQUENCE_KEY_DTYPE),
+    ("names", "num_fresh_names", layout.NAME_DTYPE),
+    ("extras", "num_fresh_extras", layout.EXTRA_DTYPE),
+    ("leases", "num_fresh_leases", layout.LEASE_DTYPE),
+    ("leased", "num_fresh_leased", layout.LEASED_DTYPE),
+)
+
+
+def find_bad_unused(arena: npt.NDArray[np.uint8]) -> str | None:
+    """Find the first row that has never been in use and is not zero.
+
+    Parameters
+    ----------
+    arena : uint8, C-contiguous
+        Its header is audited.
+
+    Returns
+    -------
+    str or None
+        The violation in words.
+    """
+    header = arena[: layout.HEADER_DTYPE.itemsize].view(layout.HEADER_DTYPE)
+    for name, watermark, dtype in _UNUSED:
+        start, end = (int(header[f"{name}_{edge}"][0]) for edge in ("start", "end"))
+        used = int(header[watermark][0]) * dtype.itemsize
+        words = arena[start + used : end].view(np.int64 if dtype.itemsize % 8 == 0 else np.int16)
+        if words.any():
+            row = (used + int(words.nonzero()[0][0]) * words.itemsize) // dtype.itemsize
+            return f"{name}: row {row} has never been in use but is not zero"
     return None
 
 

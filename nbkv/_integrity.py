@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from nbkv._header_audit import find_bad_header, find_bad_runtime
+from nbkv._header_audit import find_bad_header, find_bad_runtime, find_bad_unused
 from nbkv._jit import make_ready
 from nbkv._steps import StepCalls
 from nbkv.config import CacheConfig
@@ -31,6 +31,7 @@ def find_violation(arena: npt.NDArray[np.uint8], config: CacheConfig) -> str | N
         The violation in words.
     """
     words = find_bad_header(arena, config) or find_bad_runtime(arena, config)
+    words = words or find_bad_unused(arena)
     if words is not None:
         return words
     work = np.zeros((WORK_ROWS, config.num_blocks), np.int32)

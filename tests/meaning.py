@@ -155,7 +155,7 @@ def _dead_in_header(cache: nbkv.PagedKVCache, place: Place) -> bool:
 def _dead_in_blocks(cache: nbkv.PagedKVCache, place: Place) -> bool:
     state = _block_state(cache, place.row)
     if state == -1:
-        return True
+        return False
     flags = int(cache.blocks["flags"][place.row])
     if place.field in ("fence_step", "writer") and state != layout.HELD:
         return not flags & layout.FENCED
@@ -169,7 +169,7 @@ def _dead_in_blocks(cache: nbkv.PagedKVCache, place: Place) -> bool:
 
 def _dead_in_block_keys(cache: nbkv.PagedKVCache, place: Place) -> bool:
     if _block_state(cache, place.row) == -1:
-        return True
+        return False
     indexed = cache.blocks["flags"][place.row] & layout.INDEXED
     return place.field in ("hash_low", "hash_high", "extra_key") and not indexed
 
@@ -181,7 +181,7 @@ def _dead_in_tokens(cache: nbkv.PagedKVCache, place: Place) -> bool:
 
 def _dead_in_sequences(cache: nbkv.PagedKVCache, place: Place) -> bool:
     if place.row >= _fresh(cache, "num_fresh_rows"):
-        return True
+        return False
     if cache.sequences["state"][place.row] == layout.ROW_FREE:
         return place.field in _DEAD_IN_IDLE_ROWS
     is_open = cache.sequences["flags"][place.row] & layout.TAIL_OPEN
@@ -190,14 +190,14 @@ def _dead_in_sequences(cache: nbkv.PagedKVCache, place: Place) -> bool:
 
 def _dead_in_sequence_keys(cache: nbkv.PagedKVCache, place: Place) -> bool:
     if place.row >= _fresh(cache, "num_fresh_rows"):
-        return True
+        return False
     idle = cache.sequences["state"][place.row] == layout.ROW_FREE
     return idle and place.field != "reserved"
 
 
 def _dead_in_names(cache: nbkv.PagedKVCache, place: Place) -> bool:
     if place.row >= _fresh(cache, "num_fresh_names"):
-        return True
+        return False
     occupants = section(cache, "name_index", layout.INDEX_DTYPE)["occupant"]
     return place.row + 1 not in occupants and place.field != "next_name"
 
@@ -212,7 +212,7 @@ def _listed(records: Any, first: int, following: str) -> set[int]:
 
 def _dead_in_extras(cache: nbkv.PagedKVCache, place: Place) -> bool:
     if place.row >= _fresh(cache, "num_fresh_extras"):
-        return True
+        return False
     extras = section(cache, "extras", layout.EXTRA_DTYPE)
     idle = _listed(extras, _fresh(cache, "free_extra"), "next_extra")
     return place.row in idle and place.field != "next_extra"
@@ -220,7 +220,7 @@ def _dead_in_extras(cache: nbkv.PagedKVCache, place: Place) -> bool:
 
 def _dead_in_leases(cache: nbkv.PagedKVCache, place: Place) -> bool:
     if place.row >= _fresh(cache, "num_fresh_leases"):
-        return True
+        return False
     leases = section(cache, "leases", layout.LEASE_DTYPE)
     if leases["state"][place.row]:
         return place.field == "next_lease"
@@ -229,14 +229,10 @@ def _dead_in_leases(cache: nbkv.PagedKVCache, place: Place) -> bool:
 
 def _dead_in_leased(cache: nbkv.PagedKVCache, place: Place) -> bool:
     if place.row >= _fresh(cache, "num_fresh_leased"):
-        return True
+        return False
     leased = section(cache, "leased", layout.LEASED_DTYPE)
     idle = _listed(leased, _fresh(cache, "free_leased"), "next_leased")
     return place.row in idle and place.field == "block"
-
-
-def _dead_in_external_holds(cache: nbkv.PagedKVCache, place: Place) -> bool:
-    return place.row >= _fresh(cache, "num_fresh_blocks")
 
 
 def _dead_in_ranks(cache: nbkv.PagedKVCache, place: Place) -> bool:
