@@ -10,6 +10,7 @@ from nbkv.config import CacheConfig
 from nbkv.errors import IntegrityError
 from nbkv.kernels import audit
 from nbkv.kernels.audit_notes import WORK_ROWS
+from nbkv.repairing import RepairReport, repair_arena
 from nbkv.violations import INTACT, describe
 
 #: Its module's name for it becomes the machine code itself.
@@ -71,3 +72,46 @@ class IntegrityCalls(StepCalls):
         words = find_violation(self._arena, self.config)
         if words is not None:
             raise IntegrityError(words)
+
+    def repair(self) -> RepairReport:
+        """Make a damaged cache sound again, from its block tables.
+
+        Reference counts, states, the free list, the fence, the eviction order and the indexes
+        are rebuilt. A link or a key is kept where tables, tokens or an index bear it out. A
+        sequence whose row or table cannot be trusted is ended, and so are all that claim one
+        block in different places. An arena in order is left as it is.
+
+        Returns
+        -------
+        RepairReport
+            What was changed, and who was dropped.
+
+        Raises
+        ------
+        IntegrityError
+            It cannot be repaired, not even by giving up all that is cached; nothing has
+            changed then.
+
+        Examples
+        --------
+        >>> from nbkv import CacheConfig, PagedKVCache
+        >>> cache = PagedKVCache(CacheConfig(4, 8, 1, 1, 64))
+        >>> _ = cache.append_token(1)
+        >>> cache.writable_arena()[cache.header["blocks_start"][0]] = 3
+        >>> print(cache.repair())
+        found: block 0: ref_count is 3 but 1 table entries hold it
+        block ref_count: 1 changed, block 0 from 3 to 1
+        sequence row flags: 1 changed, sequence row 0 from 1 to 0
+        """
+        violation = find_violation(self._arena, self.config)
+        if violation is None:
+            return RepairReport()
+        before = self._arena.copy()
+        for keep_links in (True, False):
+            self._arena[:] = before
+            report = repair_arena(self._arena, self.config, violation, keep_links)
+            left = find_violation(self._arena, self.config)
+            if left is None:
+                return report
+        self._arena[:] = before
+        raise IntegrityError(f"it cannot be repaired; what is left is: {left}")

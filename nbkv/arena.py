@@ -75,6 +75,16 @@ def section_sizes(config: CacheConfig) -> dict[str, int]:
     return {name: _pad(size) for name, size in sizes.items()}
 
 
+def section_places(config: CacheConfig) -> dict[str, tuple[int, int]]:
+    """Return where each section begins and ends."""
+    places: dict[str, tuple[int, int]] = {}
+    start = layout.HEADER_BYTES
+    for name, size in section_sizes(config).items():
+        places[name] = start, start + size
+        start += size
+    return places
+
+
 def table_stride(config: CacheConfig) -> int:
     """Return how many int32 entries apart the rows of the tables begin."""
     return (_pad(4 * config.table_width) + _TABLE_PADDING) // 4
@@ -159,16 +169,14 @@ def fixed_fields(config: CacheConfig) -> dict[str, int]:
     """
     sizes = section_sizes(config)
     edges: dict[str, int] = {}
-    start = layout.HEADER_BYTES
-    for name, size in sizes.items():
-        edges |= {f"{name}_start": start, f"{name}_end": start + size}
-        start += size
+    for name, (start, end) in section_places(config).items():
+        edges |= {f"{name}_start": start, f"{name}_end": end}
     per_block = config.bytes_per_block
     bucket = layout.INDEX_DTYPE.itemsize * layout.INDEX_WAYS
     return edges | {
         "magic": layout.MAGIC,
         "layout_version": layout.LAYOUT_VERSION,
-        "arena_bytes": start,
+        "arena_bytes": layout.HEADER_BYTES + sum(sizes.values()),
         "block_size": config.block_size,
         "num_blocks": config.num_blocks,
         "bytes_per_block": per_block if per_block < 2**63 else 0,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from nbkv import layout
 from nbkv._jit import make_ready
-from nbkv.arena import section_sizes, table_stride
+from nbkv.arena import section_places, table_stride
 from nbkv.config import CacheConfig
 from nbkv.kernels import copies
 
@@ -116,15 +116,6 @@ def measure(arena: Bytes, config: CacheConfig) -> Extent:
     columns = np.empty(num_rows, np.int32)
     num_entries = int(copies.measure_tables(tables_of(arena, config), columns))
     return Extent(kept, columns, num_entries)
-
-
-def section_places(config: CacheConfig) -> dict[str, tuple[int, int]]:
-    """Return where each section begins and ends."""
-    places, start = {}, layout.HEADER_BYTES
-    for name, size in section_sizes(config).items():
-        places[name] = start, start + size
-        start += size
-    return places
 
 
 def tables_of(arena: Bytes, config: CacheConfig) -> npt.NDArray[np.int32]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nbkv import layout
-from nbkv.arena import section_sizes, table_stride
+from nbkv.arena import section_places, section_sizes, table_stride
 from nbkv.config import CacheConfig
 from nbkv.errors import ConfigError, SnapshotError
 from nbkv.kernels import copies
@@ -23,7 +23,6 @@ from nbkv.snapshot_format import (
     get_ready,
     measure,
     padded,
-    section_places,
     snapshot_bytes,
     tables_of,
 )

@@ -12,9 +12,11 @@ import nbkv
 __all__ = ["SETTINGS", "crowded", "lived"]
 
 
-def lived(policy: str, setting: str, rng: random.Random) -> nbkv.PagedKVCache:
+def lived(
+    policy: str, setting: str, rng: random.Random, single_calls: bool = True
+) -> nbkv.PagedKVCache:
     """Make a cache that has had a life of steps, and is in the middle of things."""
-    life = make_life(policy, setting, single_calls=True)
+    life = make_life(policy, setting, single_calls=single_calls)
     for _ in range(40 if INTERPRETED else 250):
         random_step(life, rng)
     cache: nbkv.PagedKVCache = life.pair.engine

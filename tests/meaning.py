@@ -199,7 +199,7 @@ def _dead_in_names(cache: nbkv.PagedKVCache, place: Place) -> bool:
     if place.row >= _fresh(cache, "num_fresh_names"):
         return False
     occupants = section(cache, "name_index", layout.INDEX_DTYPE)["occupant"]
-    return place.row + 1 not in occupants and place.field != "next_name"
+    return place.row + 1 not in occupants and place.field not in ("next_name", "reserved")
 
 
 def _listed(records: Any, first: int, following: str) -> set[int]:
@@ -215,7 +215,7 @@ def _dead_in_extras(cache: nbkv.PagedKVCache, place: Place) -> bool:
         return False
     extras = section(cache, "extras", layout.EXTRA_DTYPE)
     idle = _listed(extras, _fresh(cache, "free_extra"), "next_extra")
-    return place.row in idle and place.field != "next_extra"
+    return place.row in idle and place.field not in ("next_extra", "reserved")
 
 
 def _dead_in_leases(cache: nbkv.PagedKVCache, place: Place) -> bool:

@@ -110,13 +110,13 @@ def _audit_key(state: State, block_id: int, found: Records) -> int:
         if keys["hash_high"][block_id] != np.uint64(0):
             return note(found, MUST_BE, KEYS, block_id, _HASH_HIGH, 1, NIL, NIL)
         return np.int64(0)
-    if not _hashes_again(state, block_id, flags):
+    if not hashes_again(state, block_id, flags):
         return note(found, CHAIN_HASH, KEYS, block_id, _HASH_LOW, NIL, NIL, NIL)
     return np.int64(0)
 
 
 @kernel
-def _hashes_again(state: State, block_id: int, flags: int) -> bool:
+def hashes_again(state: State, block_id: int, flags: int) -> bool:
     """Tell whether a block's tokens and parent hash to its chain hash, if that can be told."""
     keys = state.keys
     seed = state.header["hash_seed"][0]

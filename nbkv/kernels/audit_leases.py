@@ -182,13 +182,19 @@ def audit_extras(state: State, marks: Records, found: Records) -> int:
         A code of `nbkv.violations`.
     """
     header, keys = state.header, state.sequence_keys
+    reserved = state.extras["reserved"]
+    for extra in range(header["num_fresh_extras"][0]):
+        for j in range(reserved.shape[1]):
+            if reserved[extra, j] != 0:
+                value = np.int64(reserved[extra, j])
+                return note(found, MUST_BE, EXTRAS, extra, _EXTRA_RESERVED, value, NIL, NIL)
     total = np.int64(0)
     for i in range(header["num_fresh_rows"][0]):
         row = np.int64(i)
         for j in range(keys["reserved"].shape[1]):
-            reserved = np.int64(keys["reserved"][row, j])
-            if reserved != 0:
-                return note(found, MUST_BE, SEQUENCE_KEYS, row, _KEYS_RESERVED, reserved, NIL, NIL)
+            value = np.int64(keys["reserved"][row, j])
+            if value != 0:
+                return note(found, MUST_BE, SEQUENCE_KEYS, row, _KEYS_RESERVED, value, NIL, NIL)
         if state.sequences["state"][row] == ROW_ACTIVE:
             count = np.int64(_audit_list(state, marks, np.int64(keys["first_extra"][row]), found))
             if count < 0:
@@ -216,10 +222,6 @@ def _audit_list(state: State, marks: Records, first: int, found: Records) -> int
         start, end = np.int64(extras["start"][at]), np.int64(extras["end"][at])
         if start < reach or end <= start:
             return -note(found, EXTRA_ORDER, EXTRAS, at, _EXTRA_START, start, end, NIL)
-        for i in range(extras["reserved"].shape[1]):
-            reserved = np.int64(extras["reserved"][at, i])
-            if reserved != 0:
-                return -note(found, MUST_BE, EXTRAS, at, _EXTRA_RESERVED, reserved, NIL, NIL)
         reach = end
         count += 1
         at = np.int64(extras["next_extra"][at]) - 1

@@ -75,7 +75,9 @@ def audit_names(state: State, work: Records, marks: Records, found: Records) -> 
     for i in range(num_blocks):
         work[KIDS, i] = 0
         work[COLUMNS, i] = 0
-    code = np.int64(_mark_idle(state, marks, found))
+    code = np.int64(_audit_reserved(state, found))
+    if code == 0:
+        code = np.int64(_mark_idle(state, marks, found))
     if code == 0:
         code = np.int64(_audit_leaves(state, work, marks, found))
     if code == 0:
@@ -83,6 +85,18 @@ def audit_names(state: State, work: Records, marks: Records, found: Records) -> 
     if code == 0:
         code = np.int64(_audit_name_index(state, marks, found))
     return code
+
+
+@kernel
+def _audit_reserved(state: State, found: Records) -> int:
+    """Audit that what no name uses yet is zero, in idle records too: they come into use so."""
+    reserved = state.names["reserved"]
+    for name in range(state.header["num_fresh_names"][0]):
+        for i in range(reserved.shape[1]):
+            if reserved[name, i] != 0:
+                value = np.int64(reserved[name, i])
+                return note(found, MUST_BE, NAMES, name, _RESERVED, value, NIL, NIL)
+    return np.int64(0)
 
 
 @kernel
@@ -148,10 +162,6 @@ def _audit_name(
     length = np.int64(names["num_blocks"][name])
     if length != depth:
         return note(found, NAME_LENGTH, NAMES, name, _NUM_BLOCKS, length, depth, NIL)
-    for i in range(names["reserved"].shape[1]):
-        reserved = np.int64(names["reserved"][name, i])
-        if reserved != 0:
-            return note(found, MUST_BE, NAMES, name, _RESERVED, reserved, NIL, NIL)
     return np.int64(0)
 
 
