@@ -69,9 +69,13 @@ class IntegrityCalls(StepCalls):
         Traceback (most recent call last):
         nbkv.errors.IntegrityError: block 0: ref_count is 3 but 1 table entries hold it
         """
-        words = find_violation(self._arena, self.config)
+        words = self.find_violation()
         if words is not None:
             raise IntegrityError(words)
+
+    def find_violation(self) -> str | None:
+        """Return what `check_integrity` would raise, or None."""
+        return find_violation(self._arena, self.config)
 
     def repair(self) -> RepairReport:
         """Make a damaged cache sound again, from its block tables.
@@ -103,14 +107,14 @@ class IntegrityCalls(StepCalls):
         block ref_count: 1 changed, block 0 from 3 to 1
         sequence row flags: 1 changed, sequence row 0 from 1 to 0
         """
-        violation = find_violation(self._arena, self.config)
+        violation = self.find_violation()
         if violation is None:
             return RepairReport()
         before = self._arena.copy()
         for keep_links in (True, False):
             self._arena[:] = before
             report = repair_arena(self._arena, self.config, violation, keep_links)
-            left = find_violation(self._arena, self.config)
+            left = self.find_violation()
             if left is None:
                 return report
         self._arena[:] = before

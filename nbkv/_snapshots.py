@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import secrets
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -17,11 +16,17 @@ from nbkv._integrity import IntegrityCalls, find_violation
 from nbkv.arena import new_arena
 from nbkv.config import CacheConfig
 from nbkv.errors import IntegrityError, SnapshotError
-from nbkv.snapshot_format import PREAMBLE_DTYPE, checksum, measure, snapshot_bytes, write_snapshot
-from nbkv.snapshot_reading import Snapshot, clear_arena, fill_arena, read_snapshot
+from nbkv.snapshot_format import (
+    ALIGNMENT,
+    PREAMBLE_DTYPE,
+    aligned_bytes,
+    checksum,
+    measure,
+    snapshot_bytes,
+    write_snapshot,
+)
+from nbkv.snapshot_reading import Snapshot, clear_arena, fill_arena, read_file, read_snapshot
 from nbkv.step_layout import EMPTY
-
-_ALIGNMENT = 64
 
 
 class Snapshots(IntegrityCalls):
@@ -65,9 +70,9 @@ class Snapshots(IntegrityCalls):
         extent = measure(self._arena, self.config)
         size = snapshot_bytes(extent, self.config)
         if out is None:
-            out = _aligned(size)
+            out = aligned_bytes(size)
         check_out("out", out, np.uint8)
-        if out.size < size or out.ctypes.data % _ALIGNMENT:
+        if out.size < size or out.ctypes.data % ALIGNMENT:
             refuse("out", f"{out.size} bytes", f"64-byte aligned and at least {size} long")
         if np.may_share_memory(out, self._arena):
             refuse("out", "memory of this cache's arena", "its own")
@@ -211,45 +216,15 @@ class Snapshots(IntegrityCalls):
         self._outstanding.clear()
 
 
-def read_file(path: str | os.PathLike[str]) -> Snapshot:
-    """Read a file that `PagedKVCache.save` wrote; its content is not audited.
-
-    Parameters
-    ----------
-    path : path
-
-    Returns
-    -------
-    Snapshot
-
-    Raises
-    ------
-    SnapshotError, OSError
-    """
-    data = _aligned(Path(path).stat().st_size)
-    with open(path, "rb") as file:
-        num_read = file.readinto(data.data)
-    try:
-        return read_snapshot(data[:num_read], has_checksum=True)
-    except SnapshotError as error:
-        raise SnapshotError(f"{os.fspath(path)}: {error}") from None
-
-
-def _aligned(size: int) -> npt.NDArray[np.uint8]:
-    raw = np.empty(size + _ALIGNMENT, np.uint8)
-    shift = -raw.ctypes.data % _ALIGNMENT
-    return raw[shift : shift + size]
-
-
 def _as_bytes(snapshot: object) -> npt.NDArray[np.uint8]:
     """Take a snapshot as it is, or a copy where it lies askew."""
     if not isinstance(snapshot, np.ndarray):
         raise TypeError(f"snapshot is a {type(snapshot).__name__}; it must be a numpy array")
     if snapshot.dtype != np.uint8 or snapshot.ndim != 1:
         refuse("snapshot", f"{snapshot.dtype} of shape {snapshot.shape}", "uint8, one-dimensional")
-    if snapshot.flags.c_contiguous and snapshot.ctypes.data % _ALIGNMENT == 0:
+    if snapshot.flags.c_contiguous and snapshot.ctypes.data % ALIGNMENT == 0:
         return snapshot
-    copy = _aligned(snapshot.size)
+    copy = aligned_bytes(snapshot.size)
     copy[:] = snapshot
     return copy
 

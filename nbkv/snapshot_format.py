@@ -24,7 +24,7 @@ Bytes = npt.NDArray[np.uint8]
 
 MAGIC: Final = b"NBKVSNAP"
 FORMAT_VERSION: Final = 1
-_ALIGNMENT: Final = 64
+ALIGNMENT: Final = 64
 CHECKSUM_BYTES: Final = 32
 
 PREAMBLE_DTYPE: Final = np.dtype(
@@ -126,9 +126,16 @@ def tables_of(arena: Bytes, config: CacheConfig) -> npt.NDArray[np.int32]:
     return arena[start:end].view(np.int32).reshape(config.max_sequences, stride)
 
 
+def aligned_bytes(size: int) -> Bytes:
+    """Allocate memory that begins at a multiple of 64."""
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    shift = -raw.ctypes.data % ALIGNMENT
+    return raw[shift : shift + size]
+
+
 def padded(size: int) -> int:
     """Return where the next part begins."""
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def config_text(config: CacheConfig) -> bytes:

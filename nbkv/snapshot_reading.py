@@ -1,7 +1,9 @@
 """Snapshots taken apart: no number in them is trusted, and an arena is made of what is sound."""
 
 import json
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from nbkv.snapshot_format import (
     PREAMBLE_DTYPE,
     Bytes,
     Extent,
+    aligned_bytes,
     checksum,
     config_text,
     get_ready,
@@ -164,3 +167,27 @@ def clear_arena(arena: Bytes, config: CacheConfig) -> None:
     tables = tables_of(arena, config)
     for row, columns in enumerate(extent.columns.tolist()):
         tables[row, :columns] = 0
+
+
+def read_file(path: str | os.PathLike[str]) -> Snapshot:
+    """Read a file that `PagedKVCache.save` wrote; its content is not audited.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    Snapshot
+
+    Raises
+    ------
+    SnapshotError, OSError
+    """
+    data = aligned_bytes(Path(path).stat().st_size)
+    with open(path, "rb") as file:
+        num_read = file.readinto(data.data)
+    try:
+        return read_snapshot(data[:num_read], has_checksum=True)
+    except SnapshotError as error:
+        raise SnapshotError(f"{os.fspath(path)}: {error}") from None

@@ -96,7 +96,7 @@ def _mend_clocks(views: Views) -> None:
     counts = sorted((views.count("total_allocations") + copies, views.count("alloc_counter")))
     latest = int(views.blocks["alloc_order"].max())
     fitting = [count for count in counts if latest <= count <= _COUNT_MAX]
-    if counts[0] != counts[1] or not fitting and header["num_fresh_blocks"][0]:
+    if counts[0] != counts[1] or (not fitting and header["num_fresh_blocks"][0]):
         handed_out = fitting[0] if fitting else min(max(latest, copies), _COUNT_MAX)
         header["total_allocations"] = max(0, handed_out - copies)
     header["alloc_counter"] = views.count("total_allocations") + copies
