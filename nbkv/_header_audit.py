@@ -11,6 +11,7 @@ from nbkv.arena import fixed_fields, runtime_edges
 from nbkv.config import CacheConfig
 
 _INT64_MAX = 2**63 - 1
+_IN_FLIGHT_MAX = 2**31 - 1
 #: Counters and clocks that only grow.
 _GROWING = (
     "recency",
@@ -149,7 +150,8 @@ def _ranges(values: dict[str, int]) -> Iterator[tuple[str, int, int]]:
         yield ever, 0, values[most]
         yield used, 0, values[ever]
     for name in ("committed_step", "completed_step"):
-        yield name, 0, values["num_steps"]
+        # Records keep 32 bits of a step: what lies further apart cannot be told apart.
+        yield name, max(0, values["num_steps"] - _IN_FLIGHT_MAX), values["num_steps"]
     if not values["run_ahead"]:
         yield "committed_step", values["num_steps"] - 1, values["num_steps"]
         yield "num_fenced_blocks", 0, 0

@@ -5,6 +5,7 @@ import numpy as np
 from nbkv._jit import kernel, outlined_kernel
 from nbkv.kernels.audit_index import count_occupants, find_occupied
 from nbkv.kernels.audit_notes import COLUMNS, NIL, REFS, note
+from nbkv.kernels.fence import is_past
 from nbkv.kernels.index import find_row, mix_tag
 from nbkv.kernels.state import Records, State
 from nbkv.layout import (
@@ -138,7 +139,8 @@ def _audit_counts(state: State, row: int, found: Records) -> int:
     committed = np.int64(sequences["num_committed"][row])
     if committed < 0 or committed > num_tokens:
         return note(found, RANGE, SEQUENCES, row, _NUM_COMMITTED, committed, NIL, num_tokens)
-    if header["committed_step"][0] == header["num_steps"][0] and committed != num_tokens:
+    last_step = np.int64(sequences["last_step"][row])
+    if committed != num_tokens and is_past(last_step, header["committed_step"][0]):
         # No step is in flight that could have planned more.
         return note(found, MUST_BE, SEQUENCES, row, _NUM_COMMITTED, committed, num_tokens, NIL)
     known = np.int64(sequences["num_known"][row])

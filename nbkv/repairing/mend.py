@@ -28,6 +28,7 @@ _STATISTICS = (
     "arrivals",
 )
 _COUNT_MAX = 2**62
+_IN_FLIGHT_MAX = 2**31 - 1
 
 
 def mend_arena(
@@ -86,7 +87,11 @@ def _mend_clocks(views: Views) -> None:
         int(np.clip(header[name][0], 0, _COUNT_MAX))
         for name in ("num_steps", "committed_step", "completed_step")
     )
-    committed, completed = min(committed, planned), min(completed, planned)
+    if planned - max(committed, completed) > _IN_FLIGHT_MAX:
+        planned = max(committed, completed)
+    committed, completed = (
+        min(max(step, planned - _IN_FLIGHT_MAX), planned) for step in (committed, completed)
+    )
     if not views.config.run_ahead:
         committed = max(committed, planned - 1)
     header["num_steps"], header["committed_step"] = planned, committed

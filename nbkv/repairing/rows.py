@@ -144,18 +144,13 @@ def _find_conflicts(tables: Tables) -> dict[int, str]:
 
 def _mend_row(views: Views, row: int) -> None:
     """Put a trusted row's own fields in order; its tail is closed."""
-    sequences, header = views.sequences, views.header
-    num_steps = int(header["num_steps"][0])
+    sequences = views.sequences
     committed = int(sequences["num_committed"][row])
-    if header["committed_step"][0] == num_steps:
-        sequences["num_tokens"][row] = committed
+    _mend_steps(views, row, committed)
     for name in ("num_known", "num_hit_tokens"):
         sequences[name][row] = np.clip(sequences[name][row], 0, committed)
-    flags = int(sequences["flags"][row])
-    if flags & layout.TAIL_OPEN:
-        # The tail is closed; what it is owed beyond its tokens is a rank, and may be lost.
-        flags -= layout.TAIL_OPEN
-    flags &= _ROW_FLAGS
+    # What an open tail is owed beside its tokens is a part of a rank: it may be lost.
+    flags = int(sequences["flags"][row]) & _ROW_FLAGS
     if sequences["first_block"][row] > 0:
         flags |= layout.UNINDEXABLE
     if int(sequences["num_tokens"][row]) % views.config.block_size == 0:
@@ -164,9 +159,18 @@ def _mend_row(views: Views, row: int) -> None:
     sequences["state"][row] = layout.ROW_ACTIVE
     sequences["generation"][row] = max(1, int(sequences["generation"][row]))
     sequences["arrival"][row] = max(0, int(sequences["arrival"][row]))
+
+
+def _mend_steps(views: Views, row: int, committed: int) -> None:
+    """Put a row's clocks in range; tokens are planned only where a step in flight may be why."""
+    sequences, header = views.sequences, views.header
+    num_steps, last_committed = (int(header[x][0]) for x in ("num_steps", "committed_step"))
     if num_steps < 2**31:
         for name in ("last_step", "void_step"):
             sequences[name][row] = np.clip(sequences[name][row], 0, num_steps)
+    since = (last_committed - int(sequences["last_step"][row])) & 0xFFFFFFFF
+    if since < 2**31:
+        sequences["num_tokens"][row] = committed
 
 
 def _close(views: Views, row: int) -> None:
