@@ -261,7 +261,7 @@ def is_free_value(cache: nbkv.PagedKVCache, place: Place) -> bool:
     if place.section == "header":
         return place.field in FREE_HEADER
     if place.section == "tokens":
-        return not _is_hashed(cache, place.row // cache.config.block_size)
+        return not is_hashed(cache, place.row // cache.config.block_size)
     if place.section == "block_keys":
         return _is_unprovable_key(cache, place)
     if place.field == "flags":
@@ -269,7 +269,7 @@ def is_free_value(cache: nbkv.PagedKVCache, place: Place) -> bool:
     return place.field in FREE_FIELDS.get(place.section, ())
 
 
-def _is_hashed(cache: nbkv.PagedKVCache, block_id: int) -> bool:
+def is_hashed(cache: nbkv.PagedKVCache, block_id: int) -> bool:
     """Tell whether a block's tokens can be hashed again: no salt, nothing gone before it."""
     flags, parent = (int(cache.blocks[x][block_id]) for x in ("flags", "parent"))
     if flags & (layout.INDEXED | layout.CALLER_KEYED) != layout.INDEXED:
@@ -284,7 +284,7 @@ def _is_unprovable_key(cache: nbkv.PagedKVCache, place: Place) -> bool:
     if place.field == "num_keyed_tokens":
         return bool(cache.blocks["flags"][place.row] & layout.CALLER_KEYED)
     caller = cache.blocks["flags"][place.row] & layout.CALLER_KEYED
-    if caller or _is_hashed(cache, place.row):
+    if caller or is_hashed(cache, place.row):
         return False
     # A child's hash is made from the whole of its parent's, but not from its extra key.
     in_child = place.field == "hash_high" and cache.blocks["num_children"][place.row]

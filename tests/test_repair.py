@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from invariants import assert_intact
 from lives import SETTINGS, crowded, lived
-from meaning import locate
+from meaning import is_hashed, locate
 from step_support import compute, handles, hit_blocks
 from support import INTERPRETED, make_cache
 from test_harmless_flips import carry_on, twin
@@ -102,6 +102,12 @@ def test_many_flips_of_a_crowded_cache_are_repaired(
         assert_intact(damaged)
 
 
+def remembers_itself(cache: nbkv.PagedKVCache, slot: int) -> bool:
+    """Tell whether a slot of the index has a key that tokens prove, or none."""
+    occupant = int(at(cache, "prefix_index", layout.INDEX_DTYPE)["occupant"][slot])
+    return occupant == 0 or is_hashed(cache, occupant - 1)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("setting", ["plain", "window", "no dedup"])
 def test_what_is_derived_is_made_again_without_loss(
@@ -113,6 +119,8 @@ def test_what_is_derived_is_made_again_without_loss(
         place = locate(cache, offset, bit)
         derived = place.section in ("seq_index", "prefix_index", "name_index", "ranks")
         if not derived and place.field not in DERIVED_COUNTS:
+            continue
+        if place.section == "prefix_index" and not remembers_itself(cache, place.row):
             continue
         damaged = twin(cache, offset, 1 << bit)
         assert damaged.repair().dropped == []
