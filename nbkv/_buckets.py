@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic, overload
 from numba.np.arrayobj import make_array
 
+from nbkv._twins import compiled_as
 from nbkv.layout import INDEX_DTYPE, INDEX_WAYS
 
 Array = npt.NDArray[Any]
@@ -92,7 +92,7 @@ def _first_slot(builder: Any, matches: Any, start: Any) -> Any:
     return builder.select(builder.icmp_unsigned("==", matches, wide(0)), wide(-1), slot)
 
 
-@intrinsic
+@compiled_as(find_occupant)
 def _find_occupant(typingctx: Any, index: Any, start: Any, occupant: Any) -> Any:
     signature = types.int64(index, types.int64, types.int64)
     fields = sum(1 << lane for lane in _lanes_of("occupant"))
@@ -106,7 +106,7 @@ def _find_occupant(typingctx: Any, index: Any, start: Any, occupant: Any) -> Any
     return signature, codegen
 
 
-@intrinsic
+@compiled_as(find_tag)
 def _find_tag(typingctx: Any, index: Any, start: Any, tag: Any, first: Any) -> Any:
     signature = types.int64(index, types.int64, types.int64, types.int64)
     fields = sum(1 << lane for lane in _lanes_of("tag"))
@@ -120,19 +120,3 @@ def _find_tag(typingctx: Any, index: Any, start: Any, tag: Any, first: Any) -> A
         return _first_slot(builder, matches, args[1])
 
     return signature, codegen
-
-
-@overload(find_occupant)
-def _find_occupant_overload(index: Any, start: Any, occupant: Any) -> Any:
-    def find(index: Any, start: Any, occupant: Any) -> Any:
-        return _find_occupant(index, start, occupant)
-
-    return find
-
-
-@overload(find_tag)
-def _find_tag_overload(index: Any, start: Any, tag: Any, first: Any) -> Any:
-    def find(index: Any, start: Any, tag: Any, first: Any) -> Any:
-        return _find_tag(index, start, tag, first)
-
-    return find

@@ -3,18 +3,15 @@
 import numpy as np
 import numpy.typing as npt
 
+from nbkv._demand import ready
 from nbkv._header_audit import find_bad_header, find_bad_runtime, find_bad_unused
-from nbkv._jit import make_ready
-from nbkv._steps import StepCalls
+from nbkv._pooled import PooledCalls
 from nbkv.config import CacheConfig
 from nbkv.errors import IntegrityError
 from nbkv.kernels import audit
 from nbkv.kernels.audit_notes import WORK_ROWS
 from nbkv.repairing import RepairReport, repair_arena
 from nbkv.violations import INTACT, describe
-
-#: Its module's name for it becomes the machine code itself.
-_AUDIT = audit.audit_arena
 
 
 def find_violation(arena: npt.NDArray[np.uint8], config: CacheConfig) -> str | None:
@@ -38,12 +35,11 @@ def find_violation(arena: npt.NDArray[np.uint8], config: CacheConfig) -> str | N
     work = np.zeros((WORK_ROWS, config.num_blocks), np.int32)
     most = max(config.name_capacity, config.leased_capacity, config.extra_capacity)
     found = np.zeros(6, np.int64)
-    make_ready(_AUDIT)
-    code = audit.audit_arena(arena, work, np.empty(most, np.uint8), found)
+    code = ready(audit.audit_arena)(arena, work, np.empty(most, np.uint8), found)
     return None if code == INTACT else describe(code, found)
 
 
-class IntegrityCalls(StepCalls):
+class IntegrityCalls(PooledCalls):
     """An audit of everything, and what can be made of an arena that does not pass it."""
 
     def check_integrity(self) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic, overload
 from numba.np.arrayobj import make_array
+
+from nbkv._twins import compiled_as
 
 Array = npt.NDArray[Any]
 _BYTES = ir.IntType(8).as_pointer()
@@ -26,7 +27,7 @@ def prefetch(array: Array, index: int) -> None:
     """
 
 
-@intrinsic
+@compiled_as(prefetch)
 def _prefetch(typingctx: Any, array: Any, index: Any) -> Any:
     signature = types.void(array, types.int64)
 
@@ -45,14 +46,6 @@ def _prefetch(typingctx: Any, array: Any, index: Any) -> Any:
     return signature, codegen
 
 
-@overload(prefetch, inline="never")
-def _prefetch_overload(array: Any, index: Any) -> Any:
-    def fetch(array: Any, index: Any) -> None:
-        _prefetch(array, index)
-
-    return fetch
-
-
 def multiply_high(a: int, b: int) -> int:
     """Multiply two 64-bit numbers and keep the upper half of the product.
 
@@ -67,7 +60,7 @@ def multiply_high(a: int, b: int) -> int:
     return np.uint64((int(a) * int(b)) >> 64)  # type: ignore[return-value]
 
 
-@intrinsic
+@compiled_as(multiply_high)
 def _multiply_high(typingctx: Any, a: Any, b: Any) -> Any:
     signature = types.uint64(types.uint64, types.uint64)
 
@@ -77,14 +70,6 @@ def _multiply_high(typingctx: Any, a: Any, b: Any) -> Any:
         return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
 
     return signature, codegen
-
-
-@overload(multiply_high)
-def _multiply_high_overload(a: Any, b: Any) -> Any:
-    def upper_half(a: Any, b: Any) -> Any:
-        return _multiply_high(a, b)
-
-    return upper_half
 
 
 def same_ints(a: Array, a_start: int, b: Array, b_start: int, count: int) -> bool:
@@ -103,7 +88,7 @@ def same_ints(a: Array, a_start: int, b: Array, b_start: int, count: int) -> boo
     return bool((a[a_start : a_start + count] == b[b_start : b_start + count]).all())
 
 
-@intrinsic
+@compiled_as(same_ints)
 def _same_ints(typingctx: Any, a: Any, a_start: Any, b: Any, b_start: Any, count: Any) -> Any:
     signature = types.boolean(a, types.int64, b, types.int64, types.int64)
 
@@ -137,14 +122,6 @@ def _same_ints(typingctx: Any, a: Any, a_start: Any, b: Any, b_start: Any, count
     return signature, codegen
 
 
-@overload(same_ints, inline="never")
-def _same_ints_overload(a: Any, a_start: Any, b: Any, b_start: Any, count: Any) -> Any:
-    def same(a: Any, a_start: Any, b: Any, b_start: Any, count: Any) -> Any:
-        return _same_ints(a, a_start, b, b_start, count)
-
-    return same
-
-
 def borrow(array: Array) -> Array:
     """View an array without counting the reference; must not outlive the call.
 
@@ -157,7 +134,7 @@ def borrow(array: Array) -> Array:
     return array
 
 
-@intrinsic
+@compiled_as(borrow)
 def _borrow_array(typingctx: Any, array: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         view = make_array(signature.args[0])(context, builder, args[0])
@@ -165,14 +142,6 @@ def _borrow_array(typingctx: Any, array: Any) -> Any:
         return view._getvalue()
 
     return array(array), codegen
-
-
-@overload(borrow)
-def _borrow_overload(array: Any) -> Any:
-    def view(array: Any) -> Any:
-        return _borrow_array(array)
-
-    return view
 
 
 def copy_record(records: Array, index: int, template: Array) -> None:
@@ -191,7 +160,7 @@ def copy_record(records: Array, index: int, template: Array) -> None:
     records[index] = template[0]
 
 
-@intrinsic
+@compiled_as(copy_record)
 def _copy_record(typingctx: Any, records: Any, index: Any, template: Any) -> Any:
     signature = types.void(records, types.int64, template)
 
@@ -204,11 +173,3 @@ def _copy_record(typingctx: Any, records: Any, index: Any, template: Any) -> Any
         return context.get_dummy_value()
 
     return signature, codegen
-
-
-@overload(copy_record)
-def _copy_record_overload(records: Any, index: Any, template: Any) -> Any:
-    def copy(records: Any, index: Any, template: Any) -> None:
-        _copy_record(records, index, template)
-
-    return copy

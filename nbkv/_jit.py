@@ -20,12 +20,18 @@ from typing import Any, TypeVar
 import numba as nb
 import numpy as np
 
+from nbkv._libraries import (
+    CalleeLibrary,
+    KernelCache,
+    KernelLibrary,
+    PartLibrary,
+    compiler_into,
+)
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Kernels the facade calls, each with the one signature it is compiled for.
 ENTRIES: list[tuple[Any, str]] = []
-#: The same for kernels that most processes never call: made ready at their first use.
-LATE_ENTRIES: list[tuple[Any, str]] = []
 #: What a package's kernels are made from, where that is not everything in nbkv: files and
 #: folders, the package's own included. A test proves that each list has all that the package
 #: imports, so that editing what is above it (the facade, the commands) keeps its machine code.
@@ -33,8 +39,11 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "nbkv.kernels": (
         "_addresses.py",
         "_buckets.py",
+        "_demand.py",
         "_intrinsics.py",
         "_jit.py",
+        "_libraries.py",
+        "_twins.py",
         "kernels",
         "layout.py",
         "statuses.py",
@@ -169,43 +178,84 @@ def kernel(function: F) -> F:
     Inlined by force: a kernel called from another is a part of it, and a call that is not
     inlined reloads what its caller had at hand.
     """
-    if INTERPRETED:
-        return function
-    return compile_into(folder_of(function.__module__), function, inline=True)
+    # Part of every kernel that calls it, and of none's machine code by itself: Python does
+    # not call it, and what is kept on disk are its callers. A test's own, Python calls.
+    part = function.__module__.startswith("nbkv.")
+    return _compile_called(function, PartLibrary if part else KernelLibrary)
 
 
 def outlined_kernel(function: F) -> F:
     """Compile a kernel that is called instead of inlined: large, and off the shortest path."""
+    return _compile_called(function, CalleeLibrary)
+
+
+def _compile_called(function: F, kind: type[KernelLibrary]) -> F:
     if INTERPRETED:
         return function
-    return compile_into(folder_of(function.__module__), function, inline=False)
+    compiled = compile_into(folder_of(function.__module__), function, kind)
+    widen_arguments(compiled)
+    return compiled
 
 
-def compile_into(folder: Path | None, function: F, inline: bool) -> F:
-    """Compile a function at its first call and keep the result in a folder, if there is one."""
-    # Part of every kernel that calls it, and of none's machine code by itself: Python does
-    # not call it, and what is kept on disk are its callers.
-    part = inline and function.__module__.startswith("nbkv.")
+def compile_into(
+    folder: Path | None, function: F, kind: type[KernelLibrary], releases_gil: bool = False
+) -> F:
+    """Compile a function at its first call and keep the result in a folder, if there is one.
+
+    Parameters
+    ----------
+    folder : Path or None
+    function : callable
+    kind : type
+        `PartLibrary`: inlined into every kernel that calls it, not called from Python.
+        `CalleeLibrary`: called by kernels. `KernelLibrary`: called from Python.
+    releases_gil : bool
+        Other Python threads run while it does.
+    """
+    part, called = kind is PartLibrary, kind is not KernelLibrary
     outer = nb.config.CACHE_DIR
     nb.config.CACHE_DIR = str(folder or "")
     try:
-        options: dict[str, Any] = {"no_cpython_wrapper": part, "no_cfunc_wrapper": part}
-        cached = folder is not None and not part
-        compiled: F = nb.njit(cache=cached, forceinline=inline, **options)(function)
+        options: dict[str, Any] = {"no_cpython_wrapper": called, "no_cfunc_wrapper": True}
+        options["nogil"] = releases_gil
+        compiler = compiler_into(kind)
+        compiled: F = nb.njit(forceinline=part, pipeline_class=compiler, **options)(function)
+        if folder is not None and not part:
+            compiled._cache = KernelCache(function)
     finally:
         nb.config.CACHE_DIR = outer
     return compiled
 
 
+def widen_arguments(compiled: Any) -> None:  # noqa: ANN401
+    """Compile a kernel that other kernels call once for all signed integers: as int64.
+
+    Numba would compile it, and all that it calls, once more for an int32 or a constant, of
+    which it makes nothing: what is inlined has the constant anyway.
+    """
+    resolve = compiled.get_call_template
+
+    def resolve_widened(args: tuple[Any, ...], kws: dict[str, Any]) -> Any:  # noqa: ANN401
+        return resolve(tuple(map(_widen, args)), {name: _widen(kws[name]) for name in kws})
+
+    compiled.get_call_template = resolve_widened
+
+
+def _widen(kind: nb.types.Type) -> nb.types.Type:
+    kind = nb.types.unliteral(kind)
+    narrow = isinstance(kind, nb.types.Integer) and kind.signed
+    return nb.types.int64 if narrow else kind
+
+
 def wrapping_kernel(function: F) -> F:
-    """Compile a kernel whose unsigned products wrap; interpreted, numpy would warn of them."""
+    """Compile a kernel whose numbers wrap, or overflow; interpreted, numpy would warn of them."""
     if INTERPRETED:
-        quiet: F = np.errstate(over="ignore")(function)
+        quiet: F = np.errstate(over="ignore", invalid="ignore")(function)
         return quiet
     return kernel(function)
 
 
-def entry(signature: str, late: bool = False) -> Callable[[F], F]:
+def entry(signature: str) -> Callable[[F], F]:
     """Compile a kernel that the facade calls, for exactly one signature.
 
     Parameters
@@ -213,13 +263,13 @@ def entry(signature: str, late: bool = False) -> Callable[[F], F]:
     signature : str
         numba's notation. One signature only, so that a Python int is a uint64 where a
         seq_id is meant, and no call ever compiles in the middle of serving.
-    late : bool
-        Not with the first cache, but when the facade calls `make_ready` for it.
     """
 
     def decorate(function: F) -> F:
-        compiled = outlined_kernel(function)
-        (LATE_ENTRIES if late else ENTRIES).append((compiled, signature))
+        compiled = function
+        if not INTERPRETED:
+            compiled = compile_into(folder_of(function.__module__), function, KernelLibrary)
+        ENTRIES.append((compiled, signature))
         return compiled
 
     return decorate
@@ -239,8 +289,7 @@ def make_ready(function: Callable[..., Any]) -> None:
     function : callable
         Made by `entry`.
     """
-    entries = (*ENTRIES, *LATE_ENTRIES)
-    signature = next(signature for known, signature in entries if known is function)
+    signature = next(signature for known, signature in ENTRIES if known is function)
     if not INTERPRETED and not function.signatures:
         function.compile(signature)
         function.disable_compile()
@@ -264,25 +313,19 @@ def ready_entry(name: str) -> Any:  # noqa: ANN401
     callable
         With its one signature, to which numba converts what it is called with.
     """
-    entries = (*ENTRIES, *LATE_ENTRIES)
-    (function,) = (known for known, _ in entries if known.__name__ == name)
+    (function,) = (known for known, _ in ENTRIES if known.__name__ == name)
     make_ready(function)
     return function
 
 
-def compile_entries(late: bool = False) -> Iterator[str]:
+def compile_entries() -> Iterator[str]:
     """Compile, or load from disk, each entry kernel that is not yet ready.
-
-    Parameters
-    ----------
-    late : bool
-        Those too that are otherwise made ready at their first use.
 
     Yields
     ------
     str
         The name of the kernel just made ready.
     """
-    for function, _ in (*ENTRIES, *LATE_ENTRIES) if late else ENTRIES:
+    for function, _ in ENTRIES:
         make_ready(function)
         yield function.__name__

@@ -20,6 +20,7 @@ from nbkv._jit import (
     digest_sources,
     find_cache_dir,
 )
+from nbkv._libraries import KernelLibrary
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,4 +77,4 @@ def kernel(function: F | None = None) -> F | Callable[[F], F]:
         return function
     package = str(function.__globals__.get("__package__") or "").partition(".")[0]
     folder = _folder_for(package, function.__code__.co_filename)
-    return compile_into(folder, function, inline=False)
+    return compile_into(folder, function, KernelLibrary)

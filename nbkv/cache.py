@@ -30,6 +30,8 @@ class PagedKVCache(Snapshots):
     ----------
     config : CacheConfig
         Shape and policy.
+    pool : HostPool or CudaPool, optional
+        Of the same shape: `append` and `execute` move bytes in it. No other call does.
 
     Notes
     -----

@@ -12,6 +12,8 @@ _INT32_MAX: Final = 2**31 - 1
 _BLOCK_SIZE_MAX: Final = 2**15 - 1
 _DEFAULT_TABLE: Final = 16_384
 VISIBILITIES: Final = ("planned", "completed")
+#: Bytes that a block's scales (int8) are filled up to, so that what follows is aligned.
+_SCALE_ALIGNMENT: Final = 16
 BYTES_PER_ELEMENT: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "fp8": 1, "int8": 1}
 
 
@@ -72,6 +74,9 @@ class CacheConfig:
         Leases (`PagedKVCache.pin`) at once.
     max_leased_blocks : int, optional
         Blocks in all leases at once; ``max(1024, num_blocks // 8)`` when omitted.
+    kv_factor : int
+        What a token keeps in each layer: 2, a key and a value; 1, one latent of width
+        head_dim that stands for both (MLA).
 
     Raises
     ------
@@ -104,12 +109,14 @@ class CacheConfig:
     max_extra_keys: int | None = None
     max_leases: int = 1024
     max_leased_blocks: int | None = None
+    kv_factor: int = 2
 
     def __post_init__(self) -> None:
         self._check_int("block_size", 1, _BLOCK_SIZE_MAX)
         self._check_int("num_blocks", 1, _INT32_MAX)
         for name in ("num_layers", "num_kv_heads", "head_dim"):
             self._check_int(name, 1, None)
+        self._check_int("kv_factor", 1, 2)
         self._check_int("max_sequences", 1, 2**30)
         if self.max_blocks_per_sequence is None:
             longest = min(self.num_blocks, _DEFAULT_TABLE, _INT32_MAX // self.block_size)
@@ -188,7 +195,18 @@ class CacheConfig:
         return EvictionPolicy(self.eviction_policy).code
 
     @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one block's keys, or values, of one layer.
+
+        int8 has one float32 scale a token and head behind them, filled up to 16 bytes.
+        """
+        vectors = self.block_size * self.num_kv_heads
+        data = vectors * self.head_dim * BYTES_PER_ELEMENT[self.dtype]
+        if self.dtype != "int8":
+            return data
+        return -(-(data + 4 * vectors) // _SCALE_ALIGNMENT) * _SCALE_ALIGNMENT
+
+    @property
     def bytes_per_block(self) -> int:
-        """Bytes of keys and values in one block, all layers; exact at any size."""
-        elements = self.num_layers * self.num_kv_heads * self.head_dim * self.block_size
-        return 2 * elements * BYTES_PER_ELEMENT[self.dtype]
+        """Bytes of one block, all layers, int8's scales too; exact at any size."""
+        return self.num_layers * self.kv_factor * self.chunk_bytes

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbkv import layout
-from nbkv._jit import make_ready
+from nbkv._demand import ready
 from nbkv.arena import section_places, table_stride
 from nbkv.config import CacheConfig
 from nbkv.kernels import copies
@@ -56,9 +56,6 @@ _WATERMARKS: Final = {
 _SCANNED: Final = ("seq_index", "prefix_index", "names", "name_index", "ranks")
 KEPT: Final = tuple(s for s in layout.SECTIONS if s not in ("runtime", "tables"))
 
-#: Their module's names for them become the machine code itself.
-_ENTRIES: Final = (copies.count_used, copies.measure_tables, copies.pack_tables)
-
 
 @dataclass(frozen=True)
 class Extent:
@@ -79,12 +76,6 @@ class Extent:
     num_entries: int
 
 
-def get_ready() -> None:
-    """Compile what is compiled at the first snapshot of a process, or load it from disk."""
-    for function in _ENTRIES:
-        make_ready(function)
-
-
 def measure(arena: Bytes, config: CacheConfig) -> Extent:
     """Find what of an arena is in use; whatever is in it, nothing outside is read.
 
@@ -97,14 +88,13 @@ def measure(arena: Bytes, config: CacheConfig) -> Extent:
     -------
     Extent
     """
-    get_ready()
     header = arena[: layout.HEADER_DTYPE.itemsize].view(layout.HEADER_DTYPE)
     places = section_places(config)
     kept: dict[str, int] = {}
     for name in KEPT:
         start, end = places[name]
         if name in _SCANNED:
-            kept[name] = 8 * int(copies.count_used(arena[start:end].view(np.int64)))
+            kept[name] = 8 * int(ready(copies.count_used)(arena[start:end].view(np.int64)))
             continue
         if name == "tokens":
             rows, size = int(header["num_fresh_blocks"][0]), 4 * config.block_size
@@ -114,7 +104,7 @@ def measure(arena: Bytes, config: CacheConfig) -> Extent:
         kept[name] = min(max(rows, 0) * size, end - start)
     num_rows = min(max(int(header["num_fresh_rows"][0]), 0), config.max_sequences)
     columns = np.empty(num_rows, np.int32)
-    num_entries = int(copies.measure_tables(tables_of(arena, config), columns))
+    num_entries = int(ready(copies.measure_tables)(tables_of(arena, config), columns))
     return Extent(kept, columns, num_entries)
 
 
@@ -187,7 +177,7 @@ def write_snapshot(arena: Bytes, config: CacheConfig, extent: Extent, out: Bytes
         start, _ = places[name]
         at = _put(out, at, arena[start : start + extent.sections[name]])
     packed = out[at : at + 4 * extent.num_entries].view(np.int32)
-    copies.pack_tables(tables_of(arena, config), extent.columns, packed, False)
+    ready(copies.pack_tables)(tables_of(arena, config), extent.columns, packed, False)
     out[at + 4 * extent.num_entries :] = 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nbkv import layout
+from nbkv._demand import ready
 from nbkv.arena import section_places, section_sizes, table_stride
 from nbkv.config import CacheConfig
 from nbkv.errors import ConfigError, SnapshotError
@@ -23,7 +24,6 @@ from nbkv.snapshot_format import (
     aligned_bytes,
     checksum,
     config_text,
-    get_ready,
     measure,
     padded,
     snapshot_bytes,
@@ -144,7 +144,6 @@ def fill_arena(snapshot: Snapshot, arena: Bytes) -> None:
     arena : uint8, C-contiguous
         Its runtime section is left alone.
     """
-    get_ready()
     data, at = snapshot.data, snapshot.start
     arena[: layout.HEADER_BYTES] = data[at : at + layout.HEADER_BYTES]
     at = padded(at + layout.HEADER_BYTES)
@@ -154,7 +153,9 @@ def fill_arena(snapshot: Snapshot, arena: Bytes) -> None:
         arena[start : start + kept] = data[at : at + kept]
         at = padded(at + kept)
     packed = data[at : at + 4 * snapshot.extent.num_entries].view(np.int32)
-    copies.pack_tables(tables_of(arena, snapshot.config), snapshot.extent.columns, packed, True)
+    ready(copies.pack_tables)(
+        tables_of(arena, snapshot.config), snapshot.extent.columns, packed, True
+    )
 
 
 def clear_arena(arena: Bytes, config: CacheConfig) -> None:

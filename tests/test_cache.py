@@ -412,7 +412,10 @@ def test_memory_counts_every_block_that_is_not_free(dtype: str, size: int) -> No
     cache = make_cache(4, 2, num_layers=3, num_kv_heads=5, head_dim=7, dtype=dtype)
     cache_chain(cache, 1, [0])
     cache.allocate_block(2)
-    assert cache.memory_usage_bytes == 2 * (2 * 3 * 5 * 7 * 2 * size)
+    # int8: a float32 scale for each token and head behind each layer's keys and values, and
+    # both together filled up to 16 bytes.
+    chunk = {"int8": 5 * 7 * 2 + 5 * 2 * 4 + 2}.get(dtype, 5 * 7 * 2 * size)
+    assert cache.memory_usage_bytes == 2 * (2 * 3 * chunk)
     assert cache.utilization == 0.5
 
 

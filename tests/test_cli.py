@@ -378,10 +378,10 @@ class TestInspect:
 class TestWarmup:
     def test_warmup_gets_every_kernel_ready(self, capsys):
         assert cli.main(["warmup"]) == 0
-        from nbkv import _jit
+        from nbkv import _demand, _jit
 
-        num_kernels = len(_jit.ENTRIES) + len(_jit.LATE_ENTRIES)
-        assert f"{num_kernels} kernels ready" in capsys.readouterr().out
+        count = len(_jit.ENTRIES) + len(_demand.ON_DEMAND)
+        assert f"{count} kernels ready" in capsys.readouterr().out
 
     @pytest.mark.slow
     @pytest.mark.skipif(INTERPRETED, reason="nothing is compiled")

@@ -119,3 +119,15 @@ def test_running_ahead_decodes_what_decoding_in_step_does() -> None:
     cache.finish(handles)
     assert cache.num_fenced_blocks == 0
     assert cache.num_held_blocks == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_schedulers_of_the_documentation_pass_an_executor(seed: int) -> None:
+    checks = load("lagging_executor")
+    checks.check_scheduler(
+        lambda cache, model: load("continuous_batching").Scheduler(cache, model, max_tokens=24),
+        seed,
+    )
+    outputs = checks.check_run_ahead(load("running_ahead").decode_ahead, seed)
+    assert outputs.shape == (3, 20)
+    assert (outputs == outputs[0]).all()  # all three have the same prompt

@@ -16,6 +16,8 @@ PAGES = (
     "docs/hashing.md",
     "docs/adapters.md",
     "docs/page-tables.md",
+    "docs/testing.md",
+    "docs/pools.md",
 )
 
 

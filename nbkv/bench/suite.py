@@ -2,7 +2,16 @@
 
 from collections.abc import Callable, Iterator
 
-from nbkv.bench import blocks, decoding, emitting, hashing, integrity, processes, stepping
+from nbkv.bench import (
+    blocks,
+    decoding,
+    emitting,
+    hashing,
+    integrity,
+    pools,
+    processes,
+    stepping,
+)
 from nbkv.bench.timing import Measurement
 from nbkv.config import EvictionPolicy
 from nbkv.replay.reading import AnyTrace
@@ -178,6 +187,41 @@ def _integrity(_: AnyTrace) -> Iterator[Measurement]:
     yield Measurement("integrity", name, "ms", value, 500.0)
 
 
+def _pools(_: AnyTrace) -> Iterator[Measurement]:
+    def share(name: str, value: float, limit: float | None = None) -> Measurement:
+        return Measurement("pools", name, "of memcpy", value, limit, at_least=True)
+
+    rounds, kind = 4 * ROUNDS, "float16"
+    for num_threads in (1, 2):
+        moving = pools.Moving(kind, num_threads=num_threads)
+        for count in (1, 8, 64):
+            value = pools.share_of(moving.same_blocks(count), moving.copy_blocks(count), rounds)
+            name = f"copy_blocks, {count} of 2 MiB, {num_threads} thread{'s'[: num_threads - 1]}"
+            yield share(name, value, 0.85)
+    for order in ("NHD", "HND"):
+        moving = pools.Moving(kind, token_order=order)
+        one, every = moving.same_bytes(1), moving.same_bytes(pools.NUM_LAYERS)
+        calls = {
+            "append, 256 tokens": (one, moving.append(moving.slots), 0.6),
+            "append, 256 scattered tokens": (one, moving.append(moving.scattered), None),
+            "append_all, 256 tokens": (every, moving.append_all, 0.6),
+            "gather, 256 tokens": (one, moving.gather, 0.6),
+            "gather, 256 tokens, all layers": (every, moving.gather_all, 0.6),
+        }
+        for name, (copy, call, limit) in calls.items():
+            yield share(f"{name}, {order}", pools.share_of(copy, call, 2 * rounds), limit)
+    for kind in ("fp8", "int8"):
+        moving = pools.Moving(kind, num_threads=2)
+        every = moving.same_bytes(pools.NUM_LAYERS)
+        value = pools.share_of(every, moving.append_all, rounds)
+        yield share(f"append_all, 256 float16 tokens to {kind}, 2 threads", value)
+        value = pools.share_of(every, moving.gather_all, rounds)
+        yield share(f"gather, 256 {kind} tokens as float16, 2 threads", value)
+    size = f"{pools.NUM_SEQUENCES} x {pools.CONTEXT:,} tokens"
+    value = pools.decode_microseconds(rounds)
+    yield Measurement("pools", f"attention.decode, {size}, 32 heads over 8", "us", value)
+
+
 SUBJECTS: dict[str, Callable[[AnyTrace], Iterator[Measurement]]] = {
     "append": _append,
     "allocate": _allocate,
@@ -186,6 +230,7 @@ SUBJECTS: dict[str, Callable[[AnyTrace], Iterator[Measurement]]] = {
     "page_tables": _page_tables,
     "steps": _steps,
     "prefix": _prefix,
+    "pools": _pools,
     "replay": _replay,
     "tokens": _tokens,
     "start": _start,

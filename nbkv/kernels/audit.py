@@ -7,8 +7,9 @@ many steps as it may have.
 
 import numpy as np
 
+from nbkv._demand import on_demand
 from nbkv._intrinsics import borrow
-from nbkv._jit import entry, kernel
+from nbkv._jit import kernel
 from nbkv.kernels.audit_blocks import audit_blocks, audit_holds
 from nbkv.kernels.audit_keys import audit_keys
 from nbkv.kernels.audit_leases import audit_extras, audit_leases
@@ -20,7 +21,7 @@ from nbkv.kernels.audit_rows import audit_rows
 from nbkv.kernels.state import Arena, Records, open_state
 
 
-@entry("int64(uint8[::1], int32[:, ::1], uint8[::1], int64[::1])", late=True)
+@on_demand("int64(uint8[::1], int32[:, ::1], uint8[::1], int64[::1])")
 def audit_arena(arena: Arena, work: Records, marks: Records, found: Records) -> int:
     """Find the first violation of an arena.
 

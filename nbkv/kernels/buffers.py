@@ -79,7 +79,7 @@ if not INTERPRETED:
     offer_address(StepType, open_step)
     offer_start(StepType, "header", STEP_HEADER_DTYPE)
     for _name, _dtype in SECTION_DTYPES.items():
-        offer_section(StepType, _name, "header", _name, _dtype)
+        offer_section(StepType, _name, _name, _dtype)
 
 
 @kernel

@@ -77,9 +77,13 @@ def check_commit(
         for i in range(size):
             changes += num_leaving(state, plan.entries["row"][i], plan.entries["count"][i])
     room = num_change_room(out)
+    skipped_room = np.int64(out.skipped.size)
     if out.header["phase"][0] != REPORTED:
         room += out.header["num_changes"][0]
-    if changes > room or size > out.skipped.size:
+    else:
+        # Reports of several commits stand one behind the other.
+        skipped_room -= out.header["num_skipped"][0]
+    if changes > room or size > skipped_room:
         detail[0] = max(changes, size)
         return BUFFERS_TOO_SMALL
     return 0

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from nbkv._jit import entry
+from nbkv._demand import on_demand
 from nbkv.kernels.state import Records
 
 
-@entry("int64(int64[::1])", late=True)
+@on_demand("int64(int64[::1])")
 def count_used(words: Records) -> int:
     """Count the words up to the last one that is not zero.
 
@@ -25,7 +25,7 @@ def count_used(words: Records) -> int:
     return np.int64(0)
 
 
-@entry("int64(int32[:, ::1], int32[::1])", late=True)
+@on_demand("int64(int32[:, ::1], int32[::1])")
 def measure_tables(tables: Records, columns: Records) -> int:
     """Note how many columns of each table are in use: up to the last entry that is not zero.
 
@@ -49,7 +49,7 @@ def measure_tables(tables: Records, columns: Records) -> int:
     return total
 
 
-@entry("int64(int32[:, ::1], int32[::1], int32[::1], boolean)", late=True)
+@on_demand("int64(int32[:, ::1], int32[::1], int32[::1], boolean)")
 def pack_tables(tables: Records, columns: Records, packed: Records, unpack: bool) -> int:
     """Copy the used columns of all tables one after another, or back.
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nbkv._jit import entry
+from nbkv._demand import on_demand
 from nbkv.kernels.audit_keys import hashes_again
 from nbkv.kernels.index import insert_slot, mix_tag
 from nbkv.kernels.state import Arena, Records, open_state
@@ -15,7 +15,7 @@ PREFIX_INDEX = 1
 NAME_INDEX = 2
 
 
-@entry("int64(uint8[::1], boolean[::1])", late=True)
+@on_demand("int64(uint8[::1], boolean[::1])")
 def check_hashes(arena: Arena, out: Records) -> int:
     """Tell of each block whether its chain hash is that of its tokens and its parent.
 
@@ -38,7 +38,7 @@ def check_hashes(arena: Arena, out: Records) -> int:
     return np.int64(0)
 
 
-@entry("int64(uint8[::1], int64, uint64[::1], int64[::1])", late=True)
+@on_demand("int64(uint8[::1], int64, uint64[::1], int64[::1])")
 def fill_index(arena: Arena, kind: int, keys: Records, occupants: Records) -> int:
     """Add occupants to an index.
 
@@ -70,7 +70,7 @@ def fill_index(arena: Arena, kind: int, keys: Records, occupants: Records) -> in
     return np.int64(0)
 
 
-@entry("int64(uint64[::1], int64[::1])", late=True)
+@on_demand("int64(uint64[::1], int64[::1])")
 def mix_tags(keys: Records, out: Records) -> int:
     """Write the tag of each key."""
     for i in range(keys.size):

@@ -135,11 +135,11 @@ def open_state(array: Arena) -> State:
 if not INTERPRETED:
     offer_address(StateType, open_state)
     offer_start(StateType, "header", HEADER_DTYPE)
-    offer_section(StateType, "runtime", "header", "runtime", RUNTIME_DTYPE)
+    offer_section(StateType, "runtime", "runtime", RUNTIME_DTYPE)
     for _name, (_section, _dtype) in _SECTION_OF.items():
-        offer_section(StateType, _name, "header", _section, _dtype)
+        offer_section(StateType, _name, _section, _dtype)
     for _name, _dtype in _RUNTIME_ARRAYS.items():
-        offer_section(StateType, _name, "runtime", _name, _dtype)
+        offer_section(StateType, _name, _name, _dtype, ("runtime", RUNTIME_DTYPE))
 
 
 @kernel

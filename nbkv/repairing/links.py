@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbkv import layout
-from nbkv._jit import make_ready
+from nbkv._demand import ready
 from nbkv.kernels import mending
 from nbkv.repairing.records import write_names
 from nbkv.repairing.report import RepairReport
@@ -15,8 +15,6 @@ from nbkv.repairing.views import Ids, Views, follow
 
 Bools = npt.NDArray[np.bool_]
 
-_CHECK_HASHES = mending.check_hashes
-_MIX_TAGS = mending.mix_tags
 _KEY_FLAGS = layout.INDEXED | layout.CALLER_KEYED | layout.HAS_EXTRA
 _LINK_FLAGS = _KEY_FLAGS | layout.NAMED
 _KNOWN_FLAGS = _LINK_FLAGS | layout.DETACHED | layout.FENCED
@@ -134,13 +132,11 @@ def _mend_keys(views: Views, flags: npt.NDArray[np.uint8], num_fresh: int) -> No
 
 def _provable(views: Views, flags: npt.NDArray[np.uint8], num_fresh: int) -> Bools:
     """Tell whose key its tokens and its parent prove, or else the index remembers."""
-    make_ready(_CHECK_HASHES)
-    make_ready(_MIX_TAGS)
     blocks, keys = views.blocks[:num_fresh], views.keys[:num_fresh]
     proven = np.zeros(num_fresh, np.bool_)
-    mending.check_hashes(views.arena, proven)
+    ready(mending.check_hashes)(views.arena, proven)
     tags = np.zeros(num_fresh, np.int64)
-    mending.mix_tags(np.ascontiguousarray(keys["hash_low"]), tags)
+    ready(mending.mix_tags)(np.ascontiguousarray(keys["hash_low"]), tags)
     slots = views.prefix_index[views.prefix_index["occupant"] > 0]
     remembered = np.zeros(num_fresh, bool)
     fitting = slots[slots["occupant"] <= num_fresh]
@@ -190,7 +186,7 @@ def _mend_names(views: Views, tree: Tree, keep: bool, report: RepairReport) -> l
     keys, names = views.keys[:num_fresh], views.names
     slots = views.name_index[views.name_index["occupant"] > 0]
     tags = np.zeros(len(names), np.int64)
-    mending.mix_tags(np.ascontiguousarray(names["hash"]), tags)
+    ready(mending.mix_tags)(np.ascontiguousarray(names["hash"]), tags)
     candidates = {
         int(occupant) - 1
         for tag, occupant in zip(slots["tag"].tolist(), slots["occupant"].tolist(), strict=True)

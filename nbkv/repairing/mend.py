@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbkv import layout
-from nbkv._jit import make_ready
+from nbkv._demand import ready
 from nbkv.arena import fixed_fields, runtime_edges
 from nbkv.config import CacheConfig
 from nbkv.kernels import mending
@@ -15,7 +15,6 @@ from nbkv.repairing.report import RepairReport
 from nbkv.repairing.rows import Tables, count_entries, mend_rows
 from nbkv.repairing.views import Views, count_used
 
-_FILL_INDEX = mending.fill_index
 _STATISTICS = (
     "total_deallocations",
     "cache_hits",
@@ -150,7 +149,6 @@ def _mend_states(views: Views, held: npt.NDArray[np.bool_]) -> None:
 
 
 def _fill_indexes(views: Views, num_fresh: int) -> None:
-    make_ready(_FILL_INDEX)
     rows = (views.sequences["state"] == layout.ROW_ACTIVE).nonzero()[0]
     indexed = (views.blocks["flags"][:num_fresh] & layout.INDEXED != 0).nonzero()[0]
     leaves = views.keys["first_name"][:num_fresh]
@@ -168,4 +166,4 @@ def _fill_indexes(views: Views, num_fresh: int) -> None:
     for index, kind, keys, occupants in contents:
         index[:] = np.zeros((), layout.INDEX_DTYPE)
         numbers = occupants.astype(np.int64)
-        mending.fill_index(views.arena, kind, np.ascontiguousarray(keys[numbers]), numbers)
+        ready(mending.fill_index)(views.arena, kind, np.ascontiguousarray(keys[numbers]), numbers)

@@ -167,6 +167,18 @@ class TestRefusals:
         # A commit's changes stay until a plan is made there: ten, and room for six.
         assert cache.commit(plan, tokens=int32(*range(8))).table_changes.size == 0
 
+    def test_buffers_without_room_for_more_entries_that_have_gone(self) -> None:
+        cache = make_cache(16, 2, max_sequences=2, run_ahead=True)
+        batch = admitted(cache, 2)
+        plans = [cache.plan(batch, 1) for _ in range(2)]
+        out = nbkv.StepBuffers.for_cache(cache, 8)
+        cache.finish(batch)
+        assert cache.commit(plans[0], out=out).skipped.tolist() == [0, 1]
+        # Reports of several commits stand one behind the other: two more do not fit.
+        message = r"out is .*no room for 3 rows"
+        self.refused(cache, plans[1], nbkv.ArgumentError, message, out=out)
+        assert cache.commit(plans[1]).skipped.tolist() == [0, 1]
+
 
 def test_a_plan_of_another_cache_is_not_committed() -> None:
     cache, other = make_cache(8, 2, max_sequences=2), make_cache(8, 2, max_sequences=8)
