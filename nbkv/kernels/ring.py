@@ -143,13 +143,14 @@ def prefetch_victims(state: State) -> None:
     header = state.header
     mask = header["ring_mask"][0]
     head = header["ring_head"][0]
-    # Beyond the tail stand ids of long ago or zeros: fetching those does no harm.
+    # Beyond the tail stands anything: ids of long ago, zeros, in a repaired arena even numbers
+    # that never were blocks. To fetch those does no harm, to load them would.
     far = state.ring[np.uint64((head + _FAR) & mask)]
     prefetch(state.blocks, far)
     prefetch(state.keys, far)
     near = state.ring[np.uint64((head + _NEAR) & mask)]
-    if near != NO_BLOCK:
-        place = np.uint64(near)
+    place = np.uint64(np.int64(near))
+    if place < np.uint64(header["num_blocks"][0]):
         prefetch(state.blocks, state.blocks["parent"][place])
         tag = mix_tag(state.keys["hash_low"][place])
         prefetch(state.prefix_index, (tag & header["prefix_index_mask"][0]) * INDEX_WAYS)

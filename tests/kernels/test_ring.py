@@ -6,7 +6,7 @@ import pytest
 from support import INTERPRETED, make_cache
 
 from nbkv._jit import kernel
-from nbkv.kernels.ring import ring_insert, ring_pop, ring_remove
+from nbkv.kernels.ring import prefetch_victims, ring_insert, ring_pop, ring_remove
 from nbkv.kernels.state import open_state
 
 
@@ -80,3 +80,19 @@ def test_a_sweep_may_be_overtaken_at_any_moment(num_blocks: int, rng: random.Ran
             block = next(iter(order))
             assert pop_one(arena) == block
             del order[block]
+
+
+@kernel
+def look_ahead(arena):
+    prefetch_victims(open_state(arena))
+
+
+@pytest.mark.parametrize("entry", [2**31 - 1, 70, -5])
+def test_looking_ahead_reads_no_record_of_what_is_not_a_block(entry: int) -> None:
+    # Beyond the tail a ring may hold anything; with its bounds checked this would raise.
+    arena = make_cache(70)._arena.copy()
+    insert_one(arena, 3)
+    start, end = (int(open_state(arena).header[f"ranks_{edge}"][0]) for edge in ("start", "end"))
+    arena[start:end].view("i4")[1:] = entry
+    look_ahead(arena)
+    assert pop_one(arena) == 3
