@@ -24,7 +24,6 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "nbkv.kernels": (
         "_addresses.py",
         "_buckets.py",
-        "_demand.py",
         "_folders.py",
         "_intrinsics.py",
         "_jit.py",
@@ -35,7 +34,6 @@ SOURCES: dict[str, tuple[str, ...]] = {
         "layout.py",
         "statuses.py",
         "step_layout.py",
-        "violations.py",
     ),
 }
 DIGEST_DIGITS = 16

@@ -70,23 +70,12 @@ def section_sizes(config: CacheConfig) -> dict[str, int]:
         "leases": layout.LEASE_DTYPE.itemsize * config.max_leases,
         "leased": layout.LEASED_DTYPE.itemsize * config.leased_capacity,
         "external_holds": layout.INT16.itemsize * blocks,
-        "tables": 4 * rows * table_stride(config),
+        "tables": 4 * rows * _table_stride(config),
     }
     return {name: _pad(size) for name, size in sizes.items()}
 
 
-def section_places(config: CacheConfig) -> dict[str, tuple[int, int]]:
-    """Return where each section begins and ends."""
-    places: dict[str, tuple[int, int]] = {}
-    start = layout.HEADER_BYTES
-    for name, size in section_sizes(config).items():
-        places[name] = start, start + size
-        start += size
-    return places
-
-
-def table_stride(config: CacheConfig) -> int:
-    """Return how many int32 entries apart the rows of the tables begin."""
+def _table_stride(config: CacheConfig) -> int:
     return (_pad(4 * config.table_width) + _TABLE_PADDING) // 4
 
 
@@ -143,40 +132,24 @@ def new_arena(config: CacheConfig) -> Arena:
     shift = -raw.ctypes.data % layout.ALIGNMENT
     arena = raw[shift : shift + total]
     header = arena[: layout.HEADER_DTYPE.itemsize].view(layout.HEADER_DTYPE)
-    fields = fixed_fields(config) | {
-        "num_free_blocks": config.num_blocks,
-        "free_row": layout.NO_ROW,
-    }
-    for name in ("free_head", "free_tail", "fence_head", "fence_tail"):
-        fields[name] = layout.NO_BLOCK
-    for name, value in fields.items():
-        header[name] = value
+    start = layout.HEADER_BYTES
+    for name, size in sizes.items():
+        header[f"{name}_start"] = start
+        header[f"{name}_end"] = start + size
+        start += size
+    for field, value in _initial_fields(config, sizes, total).items():
+        header[field] = value
     _start_runtime(arena, config)
     return arena
 
 
-def fixed_fields(config: CacheConfig) -> dict[str, int]:
-    """Compute what a header says from its arena's first moment to its last.
-
-    Parameters
-    ----------
-    config : CacheConfig
-
-    Returns
-    -------
-    dict
-        Field to value: the configuration, each section's place, the indexes' masks.
-    """
-    sizes = section_sizes(config)
-    edges: dict[str, int] = {}
-    for name, (start, end) in section_places(config).items():
-        edges |= {f"{name}_start": start, f"{name}_end": end}
+def _initial_fields(config: CacheConfig, sizes: dict[str, int], total: int) -> dict[str, int]:
     per_block = config.bytes_per_block
     bucket = layout.INDEX_DTYPE.itemsize * layout.INDEX_WAYS
-    return edges | {
+    return {
         "magic": layout.MAGIC,
         "layout_version": layout.LAYOUT_VERSION,
-        "arena_bytes": layout.HEADER_BYTES + sum(sizes.values()),
+        "arena_bytes": total,
         "block_size": config.block_size,
         "num_blocks": config.num_blocks,
         "bytes_per_block": per_block if per_block < 2**63 else 0,
@@ -195,7 +168,13 @@ def fixed_fields(config: CacheConfig) -> dict[str, int]:
         "window": config.window or 0,
         "watermark": config.watermark,
         "hash_seed": config.hash_seed,
-        "table_stride": table_stride(config),
+        "table_stride": _table_stride(config),
+        "num_free_blocks": config.num_blocks,
+        "free_head": layout.NO_BLOCK,
+        "free_tail": layout.NO_BLOCK,
+        "fence_head": layout.NO_BLOCK,
+        "fence_tail": layout.NO_BLOCK,
+        "free_row": layout.NO_ROW,
         "seq_index_mask": sizes["seq_index"] // bucket - 1,
         "prefix_index_mask": sizes["prefix_index"] // bucket - 1,
         "name_index_mask": sizes["name_index"] // bucket - 1,
@@ -204,24 +183,17 @@ def fixed_fields(config: CacheConfig) -> dict[str, int]:
 
 
 def _start_runtime(arena: Arena, config: CacheConfig) -> None:
-    start = layout.HEADER_BYTES  # the runtime section comes first
+    header = arena[: layout.HEADER_DTYPE.itemsize].view(layout.HEADER_DTYPE)
+    start = int(header["runtime_start"][0])
     runtime = arena[start : start + layout.RUNTIME_DTYPE.itemsize].view(layout.RUNTIME_DTYPE)
     runtime["writer"] = os.getpid()
     runtime["created_ns"] = time.time_ns()
     runtime["identity"] = secrets.randbits(63)
-    for name, place in runtime_edges(config).items():
-        runtime[name] = place
-
-
-def runtime_edges(config: CacheConfig) -> dict[str, int]:
-    """Compute where the arrays of the runtime section lie: field of its record to offset."""
-    edges: dict[str, int] = {}
-    start = layout.HEADER_BYTES
     for name, size in _runtime_parts(config).items():
         if name != "record":
-            edges |= {f"{name}_start": start, f"{name}_end": start + size}
+            runtime[f"{name}_start"] = start
+            runtime[f"{name}_end"] = start + size
         start += size
-    return edges
 
 
 def read_only(arena: Arena, name: str, dtype: "np.dtype[Any]", count: int) -> npt.NDArray[Any]:

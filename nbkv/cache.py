@@ -12,7 +12,7 @@ from nbkv._arguments import (
     refuse,
 )
 from nbkv._failures import lack_of_blocks
-from nbkv._snapshots import Snapshots
+from nbkv._pooled import PooledCalls
 from nbkv.kernels import append, sequences
 from nbkv.layout import INT32
 from nbkv.statuses import BELOW_WINDOW, SEQUENCE_EXISTS, SHARE_TOO_LONG, TOO_MANY_SEQUENCES
@@ -23,7 +23,7 @@ _empty = np.empty
 _BLAMES_NEW_SEQUENCE = (SEQUENCE_EXISTS, TOO_MANY_SEQUENCES)
 
 
-class PagedKVCache(Snapshots):
+class PagedKVCache(PooledCalls):
     """Decides which block of the pool each token of each sequence lives in.
 
     Parameters

@@ -1,11 +1,11 @@
-"""The ``nbkv`` command: replay, bench, warmup, inspect, check."""
+"""The ``nbkv`` command: replay, bench, warmup, inspect."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
 
-from nbkv.commands import bench, check, inspect, replay, warmup
+from nbkv.commands import bench, inspect, replay, warmup
 from nbkv.commands.common import CommandError, MissingExtraError
 from nbkv.errors import KVCacheError
 from nbkv.replay import TraceError
@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (replay, bench, warmup, inspect, check):
+    for command in (replay, bench, warmup, inspect):
         command.add_parser(commands)
     return parser
 

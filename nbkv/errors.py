@@ -70,11 +70,3 @@ class BlockError(KVCacheError):
 
 class CapacityError(KVCacheError):
     """A fixed capacity of the configuration is used up, other than the blocks."""
-
-
-class IntegrityError(KVCacheError):
-    """An arena contradicts itself: `PagedKVCache.check_integrity` found this first."""
-
-
-class SnapshotError(KVCacheError):
-    """A snapshot or a file cannot be read: foreign, cut off, damaged or of another version."""

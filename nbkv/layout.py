@@ -17,8 +17,8 @@ Equations between the counters (``header``), the records and the tables::
     completed_step <= num_steps, committed_step <= num_steps
 
 A zeroed arena is a valid empty one, so creating a cache touches one page; whatever lies
-above a watermark (``num_fresh_blocks``, ``num_fresh_rows``, ``num_fresh_names`` ...) is zero
-until it comes into use. So are tokens and tables there, but nobody relies on that.
+above a watermark (``num_fresh_blocks``, ``num_fresh_rows``, ``num_fresh_names``) is
+meaningless and never read.
 """
 
 from typing import Final

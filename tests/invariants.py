@@ -35,8 +35,6 @@ def assert_intact(cache: PagedKVCache) -> None:
     check_names(cache)
     check_prefix_index(cache)
     check_ranks(cache)
-    # The engine's own audit says the same, and finds nothing wrong in what is right.
-    cache.check_integrity()
 
 
 def check_sequences(cache: PagedKVCache) -> list[list[int]]:

@@ -2,16 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from nbkv.bench import (
-    blocks,
-    decoding,
-    emitting,
-    hashing,
-    integrity,
-    pools,
-    processes,
-    stepping,
-)
+from nbkv.bench import blocks, decoding, emitting, hashing, pools, processes, stepping
 from nbkv.bench.timing import Measurement
 from nbkv.config import EvictionPolicy
 from nbkv.replay.reading import AnyTrace
@@ -165,28 +156,6 @@ def _memory(_: AnyTrace) -> Iterator[Measurement]:
     yield Measurement("memory", "metadata, block_size 16", "bytes/block", value, 210.0)
 
 
-def _integrity(_: AnyTrace) -> Iterator[Measurement]:
-    copying = integrity.Copying()
-    size = "1 M cached blocks"
-    yield Measurement(
-        "integrity", f"check_integrity, {size} by tokens", "ms", copying.audit(COLD_ROUNDS), 500.0
-    )
-    value = copying.snapshot(COLD_ROUNDS)
-    yield Measurement("integrity", f"snapshot into memory in use, {size}", "ms", value, 150.0)
-    for check, how in ((False, "not audited"), (True, "audited")):
-        value = copying.restore(COLD_ROUNDS, check)
-        yield Measurement("integrity", f"restore, {how}, {size}", "ms", value)
-    saving, loading = copying.save_and_load()
-    yield Measurement("integrity", f"save, {size}", "ms", saving)
-    yield Measurement("integrity", f"load, {size}", "ms", loading)
-    value = copying.repair()
-    yield Measurement("integrity", f"repair of one count, {size}", "ms", value)
-    del copying
-    value = integrity.scattered_audit(COLD_ROUNDS)
-    name = f"check_integrity, {size} in random order"
-    yield Measurement("integrity", name, "ms", value, 500.0)
-
-
 def _pools(_: AnyTrace) -> Iterator[Measurement]:
     def share(name: str, value: float, limit: float | None = None) -> Measurement:
         return Measurement("pools", name, "of memcpy", value, limit, at_least=True)
@@ -235,7 +204,6 @@ SUBJECTS: dict[str, Callable[[AnyTrace], Iterator[Measurement]]] = {
     "tokens": _tokens,
     "start": _start,
     "memory": _memory,
-    "integrity": _integrity,
 }
 
 

@@ -91,13 +91,6 @@ def reset_prefix_cache(arena: Arena) -> int:
     state.prefix_index["occupant"][:] = 0
     state.name_index["tag"][:] = 0
     state.name_index["occupant"][:] = 0
-    # What is above a watermark is zero, as if it had never been in use.
-    names = state.names
-    for name in range(header["num_fresh_names"][0]):
-        names["hash"][name] = 0
-        names["leaf"][name] = 0
-        names["num_blocks"][name] = 0
-        names["next_name"][name] = 0
     header["num_names"][0] = 0
     header["num_fresh_names"][0] = 0
     header["free_name"][0] = 0
