@@ -205,3 +205,25 @@ def test_a_sequence_keeps_no_capacity_that_is_held_outside() -> None:
     assert plan.table_changes.tolist() == [[0, 0, 2, 4]]
     cache.commit(plan, tokens=np.arange(3, dtype=np.int32))
     assert_intact(cache)
+
+
+def test_a_block_that_a_window_has_cut_can_be_indexed_and_found() -> None:
+    """It was indexed as cut from its parent, and never found."""
+    cache = make_cache(8, 2, window=2)
+    handle, _ = cache.admit(1, [])
+    plan = cache.plan(np.array([handle]), 4)
+    cache.commit(plan)  # no ids: nothing of it is indexed
+    kept = cache.block_table(1)[-1:].copy()
+    cache.acquire(kept)
+    cache.finish(np.array([handle]))
+    assert cache.index(kept, keys(7), raw(NO_BLOCK)).all()
+    assert ids_of(cache.find(keys(7))) == kept.tolist()
+    assert_intact(cache)
+
+
+def test_more_tokens_than_can_be_counted_are_refused() -> None:
+    """2**63 - 1 tokens and a block came round to a negative number of blocks."""
+    cache = make_cache(8, 2)
+    with pytest.raises(nbkv.OutOfBlocksError):
+        cache.add_sequence(1, num_tokens=2**63 - 1)
+    assert 1 not in cache

@@ -13,6 +13,7 @@ _LINKED = INDEXED | NAMED
 _KINDS = INDEXED | CALLER_KEYED | DETACHED
 _KEYED = INDEXED | CALLER_KEYED
 _NOT_KEYED = 255 - _KEYED
+_NOT_DETACHED = 0xFF & ~DETACHED
 _NOT_FOUND = -1
 
 
@@ -125,6 +126,8 @@ def _index(state: State, block_id: int, parent: int, key: int) -> bool:
     block_size = state.header["block_size"][0]
     if find_child(state, parent, key, block_size, False) != NO_BLOCK:
         return False
+    # A window may have cut it from what was before it in a table; that is not its parent now.
+    state.blocks["flags"][block_id] &= np.uint8(_NOT_DETACHED)
     index_block(state, block_id, parent, key, block_size)
     state.blocks["num_tokens"][block_id] = block_size
     return True

@@ -129,7 +129,7 @@ def add_sequence(arena: Arena, seq_id: int, hashes: Records, num_tokens: int) ->
         return status
     header = state.header
     block_size = header["block_size"][0]
-    num_blocks = (num_tokens + block_size - 1) // block_size
+    num_blocks = (num_tokens - 1) // block_size + 1  # so put, it does not overflow
     # More than the whole pool is for the count of blocks to refuse.
     if header["max_blocks_per_sequence"][0] < num_blocks <= header["num_blocks"][0]:
         return TOO_MANY_BLOCKS
