@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nbkv._arguments import check_count, check_id, check_prompt_hashes, check_tokens
+from nbkv._arguments import check_count, check_flag, check_id, check_prompt_hashes, check_tokens
 from nbkv._exports import KeyExports
 from nbkv.hashing import ExtraKey, Salt, Tokens, normalize_extra_keys
 from nbkv.kernels import admit, hashed, match
@@ -16,6 +16,7 @@ _INT64_MAX: Final = 2**63 - 1
 _INT32_MAX: Final = 2**31 - 1
 _ROW_MASK: Final = 0xFFFFFFFF
 _NO_SALT: Final = (0, 0)
+_ZERO: Final = 0
 _new_tuple = tuple.__new__
 _NO_EXTRAS: Final = normalize_extra_keys(())
 
@@ -104,14 +105,14 @@ class Admission(KeyExports):
         2
         """
         if block_hashes is not None:
-            if token_ids is not None or salt is not None or extra_keys != ():
+            if token_ids is not None or salt is not None or not _has_none(extra_keys):
                 raise TypeError("block_hashes is given; nothing else of the prompt must be")
             return self._match_hashes(block_hashes, max_hit_tokens)
         limit = _INT64_MAX
         if max_hit_tokens is not None:
             check_tokens("token_ids", token_ids)
             limit = min(check_count("max_hit_tokens", max_hit_tokens), _INT64_MAX)
-        if salt is None and extra_keys == ():
+        if salt is None and _has_none(extra_keys):
             # Whether they are an int32 array as they should be, the kernel tells faster.
             try:
                 fields = match.match_plain(self._arena, token_ids, limit)  # type: ignore[arg-type]
@@ -163,8 +164,9 @@ class Admission(KeyExports):
         tokens = match.num_tokens
         if reserve_tokens is not None:
             tokens = check_count("reserve_tokens", reserve_tokens)
-        needed = -(-tokens // self._block_size) - match.num_hit_blocks
-        return needed <= self.num_usable_blocks - match.num_revived - self.config.watermark
+        # Ints of any size: what a caller puts into a match may be numpy's.
+        needed = -(-tokens // self._block_size) - int(match.num_hit_blocks)
+        return needed <= self.num_usable_blocks - int(match.num_revived) - self.config.watermark
 
     def admit(
         self,
@@ -213,8 +215,9 @@ class Admission(KeyExports):
         ------
         DuplicateSequenceError, OutOfBlocksError, CapacityError, ArgumentError
         """
-        plain = salt is None and extra_keys == () and not must_fit and arrival is None
-        if plain and reserve_tokens == 0 and owner == 0:
+        plain = salt is None and arrival is None and _has_none(extra_keys)
+        # `is`: what compares with 0 in a way of its own, an array say, is not plain.
+        if plain and must_fit is False and reserve_tokens is _ZERO and owner is _ZERO:
             return self._admit_plain(seq_id, token_ids, max_hit_tokens)
         number = check_id("seq_id", seq_id)
         tokens = check_tokens("token_ids", token_ids)
@@ -225,14 +228,14 @@ class Admission(KeyExports):
         order = -1 if arrival is None else check_count("arrival", arrival, _INT64_MAX)
         tag = check_count("owner", owner, _INT32_MAX)
         low, high = _NO_SALT if salt is None else _words(salt)
-        extras = _NO_EXTRAS if extra_keys == () else normalize_extra_keys(extra_keys)
+        extras = _NO_EXTRAS if _has_none(extra_keys) else normalize_extra_keys(extra_keys)
         handle = admit.admit(
             self._arena,
             number,
             tokens,
             limit,
             reserved,
-            bool(must_fit),
+            check_flag("must_fit", must_fit),
             low,
             high,
             *extras,
@@ -265,6 +268,11 @@ class Admission(KeyExports):
         if admitted[0] < 0:
             self._fail(admitted[0], "seq_id", seq_id)
         return admitted
+
+
+def _has_none(extra_keys: object) -> bool:
+    # By type first: an array compares with () element by element.
+    return type(extra_keys) is tuple and not extra_keys
 
 
 def _words(salt: object) -> tuple[int, int]:

@@ -88,6 +88,13 @@ def check_count(name: str, value: object, most: int | None = None) -> int:
     return number
 
 
+def check_flag(name: str, value: object) -> bool:
+    """Check that a value is True or False; what has a truth value of its own is neither."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} is {value!r}; it must be True or False")
+    return bool(value)
+
+
 def is_plain(value: object, dtype: "np.dtype[Any]") -> TypeGuard[npt.NDArray[Any]]:
     """Tell fast whether an array is what a kernel takes, without a conversion.
 

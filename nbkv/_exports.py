@@ -3,7 +3,7 @@
 import numpy as np
 
 from nbkv import layout
-from nbkv._arguments import check_count
+from nbkv._arguments import check_count, check_flag
 from nbkv._blocks import BlockCalls
 from nbkv.arena import read_only
 from nbkv.hashing import key_bytes, sha256_blocks
@@ -64,6 +64,7 @@ class KeyExports(BlockCalls):
         elif handle is not None:
             name, given = "handle", handle
             number = min(check_count(name, handle), 2**63 - 1)
+        digests = check_flag("sha256", sha256)
         count = exports.count_known(self._arena, number)
         if count < 0:
             self._fail(count, name, given)
@@ -72,7 +73,7 @@ class KeyExports(BlockCalls):
         status = exports.export_chain(self._arena, number, hashes, tokens)
         if status < 0:
             self._fail(status, name, given)
-        if not sha256:
+        if not digests:
             return [key_bytes(low, high) for low, high in hashes.tolist()]
         salt, extra_keys = self._identity(number & _ROW_MASK)
         return sha256_blocks(tokens, self._block_size, salt, extra_keys)

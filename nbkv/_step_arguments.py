@@ -63,7 +63,10 @@ class StepArguments(Lifetimes):
         A kernel raises TypeError where they are not as they should be; what then is right but
         of another form, seq_ids say, `_check_batch` converts.
         """
-        if lookahead == 0 and on_exhaustion == "raise" and rank is None and victims is None:
+        # By type first: an array compares with 0 element by element.
+        plain = type(lookahead) is int and type(on_exhaustion) is str
+        plain = plain and lookahead == 0 and on_exhaustion == "raise"
+        if plain and rank is None and victims is None:
             if type(counts) is int and 0 <= counts <= _INT32_MAX:
                 numbers = self._one_count
                 numbers[0] = counts
@@ -101,7 +104,7 @@ class StepArguments(Lifetimes):
         victims: Handles | None,
     ) -> tuple[Any, ...]:
         """Make the options of a plan into what kernels take."""
-        mode = _EXHAUSTION.get(on_exhaustion)
+        mode = _EXHAUSTION.get(on_exhaustion) if isinstance(on_exhaustion, str) else None
         if mode is None:
             allowed = ", ".join(_EXHAUSTION)
             refuse("on_exhaustion", on_exhaustion, f"one of {allowed}")
