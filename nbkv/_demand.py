@@ -5,6 +5,7 @@ Creating a cache compiles what every cache uses (`nbkv._jit.entry`), and waits f
 
 from collections.abc import Callable, Iterator
 from threading import Lock
+from types import FunctionType
 from typing import Any, TypeVar
 
 from nbkv._jit import INTERPRETED, compile_entries, compile_entry
@@ -34,6 +35,27 @@ def on_demand(signature: str, releases_gil: bool = False) -> Callable[[F], F]:
         compiled = compile_entry(function, signature, releases_gil)
         ON_DEMAND[compiled] = signature
         return compiled
+
+    return decorate
+
+
+def on_demand_twins(signature: str) -> Callable[[F], tuple[F, F]]:
+    """Compile a kernel twice, as `on_demand` does: for short calls and for long ones.
+
+    Returns
+    -------
+    callable
+        Its result is a pair: the kernel that keeps the GIL, and the one that releases it.
+    """
+
+    def decorate(function: F) -> tuple[F, F]:
+        # Numba keeps machine code under a function's name, whatever options it was made with.
+        apart: Any = FunctionType(
+            function.__code__, function.__globals__, f"{function.__name__}_apart"
+        )
+        apart.__module__, apart.__doc__ = function.__module__, function.__doc__
+        apart.__qualname__ = f"{function.__qualname__}_apart"
+        return on_demand(signature)(function), on_demand(signature, releases_gil=True)(apart)
 
     return decorate
 

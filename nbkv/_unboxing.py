@@ -113,6 +113,7 @@ class _Wrapper(PyCallWrapper):
     """What Python calls a kernel by."""
 
     def build_wrapper(self, api: Any, builder: Any, closure: Any, args: Any, kws: Any) -> None:
+        """Take arguments as numba does, but arrays of integers as `_unbox` does."""
         otherwise = api.to_native_value
 
         def to_native_value(kind: Any, value: Any) -> NativeValue:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from nbkv._arguments import check_count, refuse
 from nbkv.layout import NO_BLOCK
 from nbkv.pools import HostPool
-from nbkv.pools.attention_kernels import FP8, INT8, decode_rows, decode_rows_apart
+from nbkv.pools.attention_kernels import FP8, INT8, decode_rows
 from nbkv.pools.checks import FLOAT_CODES, as_integers, check_layer, check_on_host
 from nbkv.pools.foreign import Foreign, describe
 from nbkv.pools.threads import run_over
@@ -108,7 +108,7 @@ def decode(
         return queries, place, table, lengths, words, scales, factor, row, state, result
 
     work = int(lengths.sum()) * num_heads * (g.head_dim + width)
-    kernels = (decode_rows, decode_rows_apart)
+    kernels = decode_rows
     run_over(kernels, arguments, size, work, pool.num_threads, _SPREAD_FROM)
     return result
 

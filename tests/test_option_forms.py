@@ -42,7 +42,7 @@ def test_an_array_of_extra_keys_is_refused_when_matching() -> None:
 @pytest.mark.parametrize("value", [1, "yes", None])
 def test_a_flag_is_true_or_false(value: object) -> None:
     cache = make_cache(16, 4)
-    with pytest.raises(TypeError, match="must_fit .* must be True or False"):
+    with pytest.raises(TypeError, match=r"must_fit .* must be True or False"):
         cache.admit(1, PROMPT, must_fit=value)
     assert 1 not in cache
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from nbkv._demand import on_demand
+from nbkv._demand import on_demand_twins
 from nbkv._jit import kernel, outlined_kernel, wrapping_kernel
 from nbkv.pools.copy_kernels import Words
 from nbkv.pools.host_kernels import (
@@ -208,7 +208,7 @@ def decode_sequences(
                     rescale(target[g], np.float32(1.0 / state[g, 1]))
 
 
-@on_demand(_DECODE)
+@on_demand_twins(_DECODE)
 def decode_rows(
     query: Any,
     place: Any,
@@ -224,38 +224,6 @@ def decode_rows(
     stop: Any,
 ) -> None:
     """Attend: see `decode_sequences`."""
-    decode_sequences(
-        query,
-        place,
-        block_table,
-        seq_lens,
-        shape,
-        scales,
-        scale,
-        row,
-        state,
-        out,
-        start,
-        stop,
-    )
-
-
-@on_demand(_DECODE, releases_gil=True)
-def decode_rows_apart(
-    query: Any,
-    place: Any,
-    block_table: Any,
-    seq_lens: Any,
-    shape: Any,
-    scales: Any,
-    scale: Any,
-    row: Any,
-    state: Any,
-    out: Any,
-    start: Any,
-    stop: Any,
-) -> None:
-    """Attend while other Python threads run: see `decode_sequences`."""
     decode_sequences(
         query,
         place,

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from nbkv._demand import on_demand
+from nbkv._demand import on_demand, on_demand_twins
 from nbkv._jit import kernel, outlined_kernel
 from nbkv._memory import copy_bytes, order_streams, stream_bytes
 from nbkv.pools.geometry import (
@@ -208,17 +208,9 @@ def copy_pieces(
         order_streams()
 
 
-@on_demand(_MOVE)
+@on_demand_twins(_MOVE)
 def move(
     pieces: Words, source: Words, destination: Words, shape: Words, start: int, stop: int
 ) -> None:
     """Copy pieces: see `copy_pieces`."""
-    copy_pieces(pieces, source, destination, shape, start, stop)
-
-
-@on_demand(_MOVE, releases_gil=True)
-def move_apart(
-    pieces: Words, source: Words, destination: Words, shape: Words, start: int, stop: int
-) -> None:
-    """Copy pieces while other Python threads run: see `copy_pieces`."""
     copy_pieces(pieces, source, destination, shape, start, stop)

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from nbkv._demand import on_demand
+from nbkv._demand import on_demand_twins
 from nbkv._jit import kernel, outlined_kernel, wrapping_kernel
 from nbkv._memory import array_at
 from nbkv.pools.checks import BFLOAT16, FLOAT32
@@ -234,7 +234,7 @@ def decode_pieces(
                 store_floats(row, target, code)
 
 
-@on_demand(_CONVERT)
+@on_demand_twins(_CONVERT)
 def encode(
     pieces: Words,
     source: Words,
@@ -250,23 +250,7 @@ def encode(
     encode_pieces(pieces, source, destination, shape, scales, row, code, start, stop)
 
 
-@on_demand(_CONVERT, releases_gil=True)
-def encode_apart(
-    pieces: Words,
-    source: Words,
-    destination: Words,
-    shape: Words,
-    scales: Floats,
-    row: Floats,
-    code: int,
-    start: int,
-    stop: int,
-) -> None:
-    """Quantise pieces while other Python threads run: see `encode_pieces`."""
-    encode_pieces(pieces, source, destination, shape, scales, row, code, start, stop)
-
-
-@on_demand(_CONVERT)
+@on_demand_twins(_CONVERT)
 def decode(
     pieces: Words,
     source: Words,
@@ -279,20 +263,4 @@ def decode(
     stop: int,
 ) -> None:
     """Widen pieces: see `decode_pieces`."""
-    decode_pieces(pieces, source, destination, shape, scales, row, code, start, stop)
-
-
-@on_demand(_CONVERT, releases_gil=True)
-def decode_apart(
-    pieces: Words,
-    source: Words,
-    destination: Words,
-    shape: Words,
-    scales: Floats,
-    row: Floats,
-    code: int,
-    start: int,
-    stop: int,
-) -> None:
-    """Widen pieces while other Python threads run: see `decode_pieces`."""
     decode_pieces(pieces, source, destination, shape, scales, row, code, start, stop)

@@ -20,9 +20,8 @@ STREAM_FROM: Final = 8 * 2**20
 SPREAD_COPIES_FROM: Final = 16 * 2**20
 SPREAD_NUMBERS_FROM: Final = 2**19
 
-_COPY: Final = (copy_kernels.move, copy_kernels.move_apart)
-ENCODE: Final = (host_kernels.encode, host_kernels.encode_apart)
-DECODE: Final = (host_kernels.decode, host_kernels.decode_apart)
+ENCODE: Final = host_kernels.encode
+DECODE: Final = host_kernels.decode
 
 
 def tensor_place(tensor: Foreign, addresses: list[int], block_size: int) -> Words:
@@ -122,7 +121,7 @@ def copy_pieces(
     """Copy pieces of about so many bytes from place to place."""
     shape[copy_kernels.STREAMS] = num_bytes >= STREAM_FROM
     run_over(
-        _COPY,
+        copy_kernels.move,
         lambda: (pieces, source, destination, shape),
         len(pieces) * int(shape[copy_kernels.NUM_PLANES]),
         num_bytes,

@@ -43,7 +43,7 @@ def run_over(
     Parameters
     ----------
     kernels : pair of callable
-        On demand (`nbkv._demand.on_demand`): one that keeps the GIL, for short calls, and its
+        Of `nbkv._demand.on_demand_twins`: one that keeps the GIL, for short calls, and its
         twin that releases it. Both take `args` and then start and stop.
     args : callable
         Makes the arguments of one thread.

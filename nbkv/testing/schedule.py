@@ -137,6 +137,7 @@ class _Schedule(Events):
         self.plans.append((plan, self.executor.submit(plan, tokens)))
 
     def plan(self) -> bool:
+        """Plan a step of a random batch, unless one must be committed first."""
         if self.plans and not self.cache.config.run_ahead:
             return False
         handles, counts, options = self._batch()
@@ -157,6 +158,7 @@ class _Schedule(Events):
         return np.array(taken, np.int32), ids
 
     def commit(self) -> bool:
+        """Commit the oldest plan with random drafts accepted."""
         if not self.plans:
             return False
         accepted, tokens = self._accept()
@@ -171,6 +173,7 @@ class _Schedule(Events):
         return self.rng.choice(self.buffers) if self.buffers and self.rng.random() < 0.3 else None
 
     def step(self) -> bool:
+        """Commit the oldest plan and plan the next step in one call."""
         if not self.plans:
             return False
         accepted, tokens = self._accept()
@@ -185,6 +188,7 @@ class _Schedule(Events):
         return True
 
     def complete(self) -> bool:
+        """Complete a step that the executor has carried out."""
         executor, header = self.executor, self.cache.header
         if not self.cache.config.run_ahead:
             return False
@@ -197,6 +201,7 @@ class _Schedule(Events):
         return True
 
     def fail(self) -> bool:
+        """Withdraw a random step that is not complete, and all after it."""
         header = self.cache.header
         first = int(header["completed_step"][0]) + 1
         last = min(int(header["committed_step"][0]) + 1, int(header["num_steps"][0]))

@@ -6,7 +6,8 @@ from pool_support import CASES, QUANTISED, fill, in_words, make_config, numbers,
 
 import nbkv
 from nbkv import attention
-from nbkv.pools import moves, threads
+from nbkv._demand import ready
+from nbkv.pools import copy_kernels, moves, threads
 
 
 @pytest.fixture(params=["streamed", "kept"])
@@ -57,3 +58,19 @@ def test_the_usual_number_of_threads_is_that_of_processors_or_four(monkeypatch) 
     monkeypatch.delattr(threads.os, "sched_getaffinity")
     monkeypatch.setattr(threads.os, "cpu_count", lambda: None)
     assert threads.count_threads() == 1
+
+
+@pytest.mark.skipif(nbkv._jit.INTERPRETED, reason="nothing is compiled")
+def test_only_the_twin_for_long_calls_releases_the_gil() -> None:
+    short, long = copy_kernels.move
+    assert (short.targetoptions["nogil"], long.targetoptions["nogil"]) == (False, True)
+    # Under one name on disk, each would be loaded as whichever was compiled first.
+    assert short._cache._impl.filename_base != long._cache._impl.filename_base
+    ready(short), ready(long)
+    assert "PyEval_SaveThread" not in llvm_of(short)
+    assert "PyEval_SaveThread" in llvm_of(long)
+
+
+def llvm_of(kernel) -> str:
+    (code,) = kernel.overloads.values()
+    return str(code.library._get_module_for_linking())
