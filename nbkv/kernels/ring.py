@@ -143,8 +143,8 @@ def prefetch_victims(state: State) -> None:
     header = state.header
     mask = header["ring_mask"][0]
     head = header["ring_head"][0]
-    # Beyond the tail stands anything: ids of long ago, zeros, in a repaired arena even numbers
-    # that never were blocks. To fetch those does no harm, to load them would.
+    # Beyond the tail stands what nobody vouches for: to fetch its records does no harm, to
+    # load them would.
     far = state.ring[np.uint64((head + _FAR) & mask)]
     prefetch(state.blocks, far)
     prefetch(state.keys, far)
