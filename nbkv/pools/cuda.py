@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbkv._arguments import check_count, refuse
-from nbkv.pools import checks, cuda_moves
+from nbkv.pools import checks, cuda_moves, cuda_shapes
 from nbkv.pools.check_kernels import WRITTEN
 from nbkv.pools.cuda_attention import CudaAttention
 from nbkv.pools.cuda_device import page_locked
@@ -161,7 +161,7 @@ class CudaPool(CudaAttention):
             refuse("out", "read-only", "writable")
         stream = self._ordered_stream()
         at = self._block_indices(ids, count, stream)
-        rows, by_kv = cuda_moves.planes_of(target)
+        rows, by_kv = cuda_shapes.planes_of(target)
         first, layers = self._layers(layer)
         cuda_moves.gather(self._place, first, layers, rows, by_kv, at, stream)
         return out
@@ -190,7 +190,7 @@ class CudaPool(CudaAttention):
         check_count("values' num_tokens", count, ids.size * g.block_size)
         stream = self._ordered_stream()
         at = self._block_indices(ids, count, stream)
-        key, by_kv = cuda_moves.planes_of(source)
+        key, by_kv = cuda_shapes.planes_of(source)
         value = replace(key, address=key.address + by_kv) if g.kv_factor > 1 else None
         first, layers = self._layers(layer)
         cuda_moves.append(self._place, first, layers, key, value, at, stream)

@@ -15,6 +15,15 @@ from typing import Final
 import numpy as np
 
 from nbkv.pools.checks import FLOAT32
+from nbkv.pools.cuda_addressing import (
+    DIVISION,
+    HEAD_STRIDE,
+    SCALES,
+    divide,
+    find_row,
+    find_scale,
+    word,
+)
 from nbkv.pools.cuda_intrinsics import (
     bits_of,
     exchange,
@@ -28,9 +37,7 @@ from nbkv.pools.cuda_intrinsics import (
     store_float,
 )
 from nbkv.pools.cuda_jit import cuda, cuda_kernel, device_function, float32, int32, int64, uint32
-from nbkv.pools.cuda_kernels import DIVISION, HEAD_STRIDE, SCALES, divide, find_row, word
 from nbkv.pools.cuda_quantised import (
-    find_scale,
     float_of_int8,
     high,
     join,

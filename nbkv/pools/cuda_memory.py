@@ -8,7 +8,7 @@ import numpy.typing as npt
 from nbkv._arguments import refuse
 from nbkv.config import CacheConfig
 from nbkv.errors import ArgumentError, ConfigError
-from nbkv.pools import checks, cuda_moves
+from nbkv.pools import checks, cuda_shapes
 from nbkv.pools.cuda_device import Device, Staging
 from nbkv.pools.geometry import PoolGeometry
 from nbkv.pools.tensors import WORD_DTYPES
@@ -80,15 +80,15 @@ class CudaMemory:
                 f"head_dim is {config.head_dim}; on CUDA a row of {config.dtype} must be a"
                 f" multiple of {_UNIT} bytes: head_dim of {multiple}"
             )
-        if config.num_blocks * config.block_size >= cuda_moves.MAX_SLOTS:
+        if config.num_blocks * config.block_size >= cuda_shapes.MAX_SLOTS:
             raise ConfigError(
                 f"num_blocks * block_size is {config.num_blocks * config.block_size};"
-                f" on CUDA it must be below {cuda_moves.MAX_SLOTS}"
+                f" on CUDA it must be below {cuda_shapes.MAX_SLOTS}"
             )
-        if config.num_layers * config.kv_factor > cuda_moves.MAX_GRID:
+        if config.num_layers * config.kv_factor > cuda_shapes.MAX_GRID:
             raise ConfigError(
                 f"num_layers is {config.num_layers}; on CUDA num_layers * kv_factor must be at"
-                f" most {cuda_moves.MAX_GRID}"
+                f" most {cuda_shapes.MAX_GRID}"
             )
         device = cls._new_device()
         found = device.compute_capability()
@@ -111,8 +111,8 @@ class CudaMemory:
         device: Device,
         stream: object,
     ) -> None:
-        places = cuda_moves.alignments_of(geometry)
-        if cuda_moves.unit_of(*places) < _UNIT:
+        places = cuda_shapes.alignments_of(geometry)
+        if cuda_shapes.unit_of(*places) < _UNIT:
             refuse("tensors' addresses and strides", places, f"multiples of {_UNIT} bytes")
         self.config = config
         self.geometry = geometry
@@ -130,10 +130,10 @@ class CudaMemory:
         self._scale_memory = device.allocate(2 * self._scales.nbytes)
         self._upload_scales()
         scales = self._scale_memory.address
-        words = cuda_moves.make_words(geometry, scales, scales + self._scales.nbytes)
+        words = cuda_shapes.make_words(geometry, scales, scales + self._scales.nbytes)
         self._words = device.allocate(words.nbytes)
         device.upload(self._words.address, words, self._stream)
-        self._place = cuda_moves.Place(geometry, device, self._words.address)
+        self._place = cuda_shapes.Place(geometry, device, self._words.address)
 
     def _upload_scales(self) -> None:
         both = np.concatenate((self._scales.ravel(), (np.float32(1) / self._scales).ravel()))

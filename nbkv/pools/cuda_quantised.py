@@ -11,6 +11,17 @@ Longer than most files: append and gather of both dtypes mirror each other piece
 """
 
 from nbkv.pools.checks import FLOAT16, FLOAT32
+from nbkv.pools.cuda_addressing import (
+    HEAD_STRIDE,
+    INVERSE_SCALES,
+    SCALES,
+    WIDE,
+    find_plane,
+    find_row,
+    find_scale,
+    find_slot,
+    word,
+)
 from nbkv.pools.cuda_intrinsics import (
     bfloats_of_floats,
     bits_of,
@@ -36,23 +47,6 @@ from nbkv.pools.cuda_jit import (
     int64,
     uint32,
     uint64,
-)
-from nbkv.pools.cuda_kernels import (
-    BASES,
-    BLOCK_STRIDE,
-    DIVISION,
-    HEAD_STRIDE,
-    INVERSE_SCALES,
-    SCALE_HEAD_STRIDE,
-    SCALE_OFFSET,
-    SCALE_TOKEN_STRIDE,
-    SCALES,
-    WIDE,
-    divide,
-    find_plane,
-    find_row,
-    find_slot,
-    word,
 )
 
 
@@ -258,21 +252,6 @@ def largest_of_row(row, num_eights, kind):
         largest = max(largest, found)
         i = int32(i + int32(cuda.blockDim.x))
     return largest
-
-
-@device_function
-def find_scale(words, plane, slot, head):
-    """Return the address of the float32 scale of one head of a slot in a plane."""
-    division = word(words, DIVISION)
-    block = divide(slot, division)
-    offset = uint32(uint32(slot) - block * uint32(division >> 40))
-    chunk = word(words, BASES + plane) + int64(block) * word(words, BLOCK_STRIDE)
-    scales = chunk + word(words, SCALE_OFFSET)
-    return (
-        scales
-        + int64(offset) * word(words, SCALE_TOKEN_STRIDE)
-        + head * word(words, SCALE_HEAD_STRIDE)
-    )
 
 
 @cuda_kernel(13)

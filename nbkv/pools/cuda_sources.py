@@ -8,12 +8,12 @@ import numpy.typing as npt
 
 from nbkv._arguments import refuse
 from nbkv._demand import ready
-from nbkv.pools import checks, cuda_moves
+from nbkv.pools import checks, cuda_moves, cuda_shapes
 from nbkv.pools.check_kernels import mark_written
+from nbkv.pools.cuda_addressing import BLOCKS_32, SLOTS_32, SLOTS_64
 from nbkv.pools.cuda_device import Memory
-from nbkv.pools.cuda_kernels import BLOCKS_32, SLOTS_32, SLOTS_64
 from nbkv.pools.cuda_memory import CudaMemory
-from nbkv.pools.cuda_moves import Indices, Rows
+from nbkv.pools.cuda_shapes import Indices, Rows
 from nbkv.pools.foreign import Foreign, describe, row_major
 from nbkv.pools.host_memory import HostMemory
 from nbkv.pools.tensors import WORD_DTYPES
@@ -156,7 +156,7 @@ class CudaSources(CudaMemory):
             mapped = self._device.mapped_address(start)
             if mapped is None:
                 refuse("host_pool", "not page-locked", "HostPool(..., pinned=True)")
-            words = cuda_moves.make_words(host_pool.geometry)
+            words = cuda_shapes.make_words(host_pool.geometry)
             words[-host_pool.geometry.bases.size :] += mapped - start
             memory = self._device.allocate(words.nbytes)
             self._device.upload(memory.address, words, self._stream)
@@ -180,7 +180,7 @@ class CudaSources(CudaMemory):
         else:
             chosen = device.as_stream(stream)
         words = (host_words, self._words.address) if is_in else (self._words.address, host_words)
-        run = cuda_moves.common_run(self.geometry, host_pool.geometry)
+        run = cuda_shapes.common_run(self.geometry, host_pool.geometry)
         cuda_moves.swap(self._place, *words, run, self._staged(chosen), pairs, chosen)
         done = device.record(chosen)
         if stream is None:

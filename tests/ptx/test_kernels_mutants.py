@@ -1,5 +1,7 @@
 """Bugs planted in the kernels, each of which a check must notice."""
 
+import sys
+
 import numpy as np
 import pytest
 from cuda_plans import Twins, assert_same, bytes_of
@@ -9,7 +11,13 @@ from ptx.wheels import require_wheels
 
 require_wheels()
 
-from nbkv.pools import cuda_decode, cuda_jit, cuda_kernels, cuda_quantised  # noqa: E402
+from nbkv.pools import (  # noqa: E402
+    cuda_addressing,
+    cuda_decode,
+    cuda_jit,
+    cuda_kernels,
+    cuda_quantised,
+)
 from ptx.faults import PTXError  # noqa: E402
 from ptx.mutants import load_mutant  # noqa: E402
 from ptx.pool_device import PTXDevice, pool_class  # noqa: E402
@@ -131,8 +139,10 @@ SWAPPED = "    to = word(words, plane) + second_of(pair)"
 REPLACED_SOURCE = "    source = word(source_words, plane) + first_of(pair)"
 ZERO_ROW = "            row = to + h * word(words, HEAD_STRIDE) + t * word(words, TOKEN_STRIDE)\n"
 BARRIER = "            cuda.syncthreads()\n            offset"
-K, Q, D = cuda_kernels, cuda_quantised, cuda_decode
-#: Module, kernel, check, old text, new text.
+A, K, Q, D = cuda_addressing, cuda_kernels, cuda_quantised, cuda_decode
+#: Where kernels and what they call are, each only on those before it.
+MODULES = [A, K, Q, D]
+#: The module changed, the kernel launched, check, old text, new text.
 MUTANTS = {
     "append: slot -1 is written": (
         K,
@@ -177,7 +187,7 @@ MUTANTS = {
         GATHERED.replace("plane * plane_stride + ", ""),
     ),
     "gather: a block's offset is off by one": (
-        K,
+        A,
         "gather_heads",
         check_heads,
         "(int32(token) - int32(place) * size)",
@@ -247,7 +257,7 @@ MUTANTS = {
         "            i = int32(",
     ),
     "division: the reciprocal is of half the number": (
-        K,
+        A,
         "append",
         check_block_sizes,
         "multiply_high(uint32(number) << uint32(1), ",
@@ -365,10 +375,12 @@ def test_the_checks_pass_on_the_kernels_as_they_are(check):
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutants_are_caught(name, monkeypatch):
     module, kernel, check, old, new = MUTANTS[name]
+    home = sys.modules[cuda_jit.KERNELS[kernel].function.__module__]
+    users = MODULES[MODULES.index(module) + 1 : MODULES.index(home) + 1]
     # A mutant has no file for numba to keep code beside, and no place among the kernels.
     monkeypatch.setattr(cuda_jit, "CACHE_DIR", None)
     monkeypatch.setattr(cuda_jit, "KERNELS", dict(cuda_jit.KERNELS))
-    mutant = getattr(load_mutant(module, (old, new)), kernel)
+    mutant = getattr(load_mutant(module, (old, new), users=users), kernel)
     monkeypatch.setattr(PTXDevice, "replaced", {kernel: mutant})
     with pytest.raises((PTXError, AssertionError)):
         check()
