@@ -18,12 +18,12 @@ from nbkv.pools.checks import FLOAT32
 from nbkv.pools.cuda_addressing import (
     DIVISION,
     HEAD_STRIDE,
-    SCALES,
     divide,
     find_row,
-    find_scale,
     word,
 )
+from nbkv.pools.cuda_fp8 import magnitude_of_fp8, read_fp8_scale
+from nbkv.pools.cuda_int8 import float_of_int8, read_int8_scale
 from nbkv.pools.cuda_intrinsics import (
     bits_of,
     exchange,
@@ -37,15 +37,7 @@ from nbkv.pools.cuda_intrinsics import (
     store_float,
 )
 from nbkv.pools.cuda_jit import cuda, cuda_kernel, device_function, float32, int32, int64, uint32
-from nbkv.pools.cuda_quantised import (
-    float_of_int8,
-    high,
-    join,
-    low,
-    magnitude_of_fp8,
-    pack,
-    two_floats,
-)
+from nbkv.pools.cuda_numbers import high, join, low, pack, two_floats
 
 #: What a pool's numbers are, after the three that `nbkv.pools.checks` names.
 FP8: Final = 3
@@ -123,9 +115,9 @@ def product(one, other, total):
 def row_scale(words, plane, slot, head, num_heads, kind):
     """Return what a row's numbers are to be multiplied by."""
     if kind == INT8:
-        return load_float(find_scale(words, plane, slot, head))
+        return read_int8_scale(words, plane, slot, head, num_heads)
     if kind == FP8:
-        return load_float(word(words, SCALES) + 4 * (plane * num_heads + head))
+        return read_fp8_scale(words, plane, slot, head, num_heads)
     return float32(1)
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nbkv.pools import cuda_kernels as kernels
-from nbkv.pools import cuda_quantised as quantised
 from nbkv.pools.checks import FLOAT_CODES
 from nbkv.pools.cuda_addressing import WIDE
 from nbkv.pools.cuda_device import Staging
+from nbkv.pools.cuda_fp8 import append_fp8, gather_fp8
+from nbkv.pools.cuda_int8 import append_int8, gather_int8
 from nbkv.pools.cuda_jit import Kernel
 from nbkv.pools.cuda_shapes import (
     MAX_GRID,
@@ -80,7 +81,7 @@ def _append_planes(
     launch = place.device.launch
     if g.dtype in ("fp8", "int8"):
         units, unit = pool_units(g)
-        kernel = quantised.append_fp8 if g.dtype == "fp8" else quantised.append_int8
+        kernel = append_fp8 if g.dtype == "fp8" else append_int8
         block = _block(place, units, g.num_kv_heads, row_lanes=g.dtype == "int8")
         tail = (key.head_stride, g.num_kv_heads, units, unit, FLOAT_CODES[key.dtype_name])
         launch(kernel, grid, block, stream, head + strides + tail)
@@ -126,7 +127,7 @@ def gather(
     launch = place.device.launch
     if g.dtype in ("fp8", "int8") and out.dtype_name in FLOAT_CODES:
         units, unit = pool_units(g)
-        kernel = quantised.gather_fp8 if g.dtype == "fp8" else quantised.gather_int8
+        kernel = gather_fp8 if g.dtype == "fp8" else gather_int8
         block = _block(place, units, g.num_kv_heads)
         tail = (g.num_kv_heads, units, unit, FLOAT_CODES[out.dtype_name])
         launch(kernel, grid, block, stream, head + strides + tail)
