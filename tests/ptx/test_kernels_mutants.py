@@ -19,6 +19,7 @@ from nbkv.pools import (  # noqa: E402
     cuda_jit,
     cuda_kernels,
     cuda_numbers,
+    cuda_partials,
 )
 from ptx.faults import PTXError  # noqa: E402
 from ptx.mutants import load_mutant  # noqa: E402
@@ -142,7 +143,15 @@ REPLACED_SOURCE = "    source = word(source_words, plane) + first_of(pair)"
 ZERO_ROW = "            row = to + h * word(words, HEAD_STRIDE) + t * word(words, TOKEN_STRIDE)\n"
 BARRIER = "            cuda.syncthreads()\n            offset"
 #: Where kernels and what they call are, each only on those before it.
-MODULES = [cuda_addressing, cuda_kernels, cuda_numbers, cuda_fp8, cuda_int8, cuda_decode]
+MODULES = [
+    cuda_addressing,
+    cuda_kernels,
+    cuda_numbers,
+    cuda_fp8,
+    cuda_int8,
+    cuda_partials,
+    cuda_decode,
+]
 #: The module changed, the kernel launched, check, old text, new text.
 MUTANTS = {
     "append: slot -1 is written": (
@@ -321,14 +330,14 @@ MUTANTS = {
         "            if cuda.threadIdx.x >= 0:\n                store_float",
     ),
     "decode: no barrier before the maxima are read": (
-        cuda_decode,
+        cuda_partials,
         "decode",
         check_decode,
         "    cuda.syncthreads()\n    highest = LOWEST",
         "    highest = LOWEST",
     ),
     "decode: no barrier before the rows are added": (
-        cuda_decode,
+        cuda_partials,
         "decode",
         check_decode,
         "    cuda.syncthreads()\n    return highest",
@@ -345,7 +354,7 @@ MUTANTS = {
         cuda_decode,
         "decode",
         check_decode,
-        "token < end and block >= 0",
+        "token < end and found >= 0",
         "token < end",
     ),
     "decode: values are not scaled": (
@@ -356,7 +365,7 @@ MUTANTS = {
         "new",
     ),
     "combine: splits keep their own maxima": (
-        cuda_decode,
+        cuda_partials,
         "combine",
         check_decode,
         "factor = exp2_of(float32(load_float(at) - highest))",
