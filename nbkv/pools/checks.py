@@ -265,12 +265,10 @@ def check_scales(geometry: PoolGeometry, scales: Any) -> npt.NDArray[np.float32]
     return np.ascontiguousarray(full)
 
 
-def check_on_host(name: str, array: Foreign, is_written: bool = False) -> None:
-    """Check that an array is in the CPU's memory, and writable where it is written to."""
+def check_on_host(name: str, array: Foreign) -> None:
+    """Check that an array is in the CPU's memory."""
     if array.on_cuda:
         refuse(name, "in a device's memory", "in the CPU's")
-    if is_written and array.is_read_only:
-        refuse(name, "read-only", "writable")
 
 
 def check_same_shape(name: str, other: PoolGeometry, own: PoolGeometry) -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from nbkv._arguments import refuse
 from nbkv.errors import ConfigError
 from nbkv.layout import NO_BLOCK
-from nbkv.pools import checks, cuda_decode, cuda_moves
+from nbkv.pools import checks, cuda_decode, cuda_partials, cuda_shapes
 from nbkv.pools.cuda_sources import CudaSources
 from nbkv.pools.foreign import Foreign, describe, row_major
 
@@ -109,8 +109,8 @@ class CudaAttention(CudaSources):
         """Launch both kernels."""
         g, device = self.geometry, self._device
         sequences, heads, head_dim = query.shape
-        lanes = cuda_moves.power_up_to(head_dim // _EIGHT, _WARP)
-        floats = cuda_decode.PARTIAL_HEAD + head_dim
+        lanes = cuda_shapes.power_up_to(head_dim // _EIGHT, _WARP)
+        floats = cuda_partials.PARTIAL_HEAD + head_dim
         room = 4 * sequences * heads * splits[0] * floats
         partials = self._partials_of(stream).room(room)
         first = layer * g.kv_factor
@@ -136,7 +136,7 @@ class CudaAttention(CudaSources):
         device.launch(cuda_decode.decode, grid, (threads, 1, 1), stream, args)
         tail = (splits[0], head_dim, checks.FLOAT_CODES[out.dtype_name])
         device.launch(
-            cuda_decode.combine,
+            cuda_partials.combine,
             (sequences, heads, 1),
             (_WARP, 1, 1),
             stream,

@@ -1,13 +1,11 @@
-"""CUDA kernels of decode attention over a pool: one new token a sequence, split along the keys.
+"""CUDA kernel of decode attention over a pool: one new token a sequence, split along the keys.
 
 A reference for correctness, not a rival of attention libraries: K and V are read once for each
 query head of a group. Any head_dim that is a multiple of 8, and every dtype of a pool.
 
 Each group of lanes takes a token at a time, eight numbers of a row a lane, and keeps a maximum,
-a sum and a weighted row of its own; a thread block's groups meet in shared memory, and
-`combine` puts the splits together. Exponents are base 2: the scale has log2(e) in it.
-
-Longer than most files: one kernel's parts, which no other kernel has a use for.
+a sum and a weighted row of its own, which become a partial result of `nbkv.pools.cuda_partials`.
+A thread block is about one KV head, blockIdx.y. Exponents are base 2: the scale has log2(e) in it.
 """
 
 from typing import Final
@@ -15,30 +13,13 @@ from typing import Final
 import numpy as np
 
 from nbkv.pools.checks import FLOAT32
-from nbkv.pools.cuda_intrinsics import (
-    bits_of,
-    exchange,
-    exp2_of,
-    float_of,
-    load4,
-    load8,
-    load16,
-    load_float,
-    store16,
-    store_float,
-)
+from nbkv.pools.cuda_addressing import DIVISION, HEAD_STRIDE, divide, find_row, word
+from nbkv.pools.cuda_fp8 import magnitude_of_fp8, read_fp8_scale
+from nbkv.pools.cuda_int8 import float_of_int8, read_int8_scale
+from nbkv.pools.cuda_intrinsics import bits_of, exchange, exp2_of, float_of, load4, load8, load16
 from nbkv.pools.cuda_jit import cuda, cuda_kernel, device_function, float32, int32, int64, uint32
-from nbkv.pools.cuda_kernels import DIVISION, HEAD_STRIDE, SCALES, divide, find_row, word
-from nbkv.pools.cuda_quantised import (
-    find_scale,
-    float_of_int8,
-    high,
-    join,
-    low,
-    magnitude_of_fp8,
-    pack,
-    two_floats,
-)
+from nbkv.pools.cuda_numbers import high, low, two_floats
+from nbkv.pools.cuda_partials import LOWEST, PARTIAL_HEAD, meet, write_partial
 
 #: What a pool's numbers are, after the three that `nbkv.pools.checks` names.
 FP8: Final = 3
@@ -46,10 +27,6 @@ INT8: Final = 4
 #: Threads of a block at most; shared memory is as large as these need.
 MAX_THREADS: Final = 128
 _PLACES: Final = 8 * MAX_THREADS
-#: Floats of a partial result before its row: the maximum and the sum.
-PARTIAL_HEAD: Final = 2
-#: Stands for minus infinity, whose difference from itself is no number.
-LOWEST: Final = np.float32(-1e30)
 
 
 @device_function
@@ -113,20 +90,39 @@ def product(one, other, total):
 
 
 @device_function
-def row_scale(words, plane, slot, head, num_heads, kind):
-    """Return what a row's numbers are to be multiplied by."""
+def add_weighted(weighted, numbers, old, new):
+    """Scale a weighted row down by `old` and add eight numbers weighted by `new`."""
+    weighted[0] = float32(weighted[0] * old + numbers[0] * new)
+    weighted[1] = float32(weighted[1] * old + numbers[1] * new)
+    weighted[2] = float32(weighted[2] * old + numbers[2] * new)
+    weighted[3] = float32(weighted[3] * old + numbers[3] * new)
+    weighted[4] = float32(weighted[4] * old + numbers[4] * new)
+    weighted[5] = float32(weighted[5] * old + numbers[5] * new)
+    weighted[6] = float32(weighted[6] * old + numbers[6] * new)
+    weighted[7] = float32(weighted[7] * old + numbers[7] * new)
+
+
+@device_function
+def find_head(words, plane, slot):
+    """Return the address of a slot's row of this thread block's head."""
+    return find_row(words, plane, slot) + int64(cuda.blockIdx.y) * word(words, HEAD_STRIDE)
+
+
+@device_function
+def row_scale(words, plane, slot, kind):
+    """Return what the numbers of a slot's row are to be multiplied by."""
+    head, num_heads = int64(cuda.blockIdx.y), int64(cuda.gridDim.y)
     if kind == INT8:
-        return load_float(find_scale(words, plane, slot, head))
+        return read_int8_scale(words, plane, slot, head, num_heads)
     if kind == FP8:
-        return load_float(word(words, SCALES) + 4 * (plane * num_heads + head))
+        return read_fp8_scale(words, plane, slot, head, num_heads)
     return float32(1)
 
 
 @device_function
 def score(words, plane, slot, query, num_eights, lanes_log2, kind, query_kind):
     """Return a query's product with a slot's key; all lanes of the warp come by."""
-    head = int64(cuda.blockIdx.y)
-    row = find_row(words, plane, slot) + head * word(words, HEAD_STRIDE)
+    row = find_head(words, plane, slot)
     lanes = int32(int32(1) << int32(lanes_log2))
     i = int32(int32(cuda.threadIdx.x) & int32(lanes - 1))
     total = float32(0)
@@ -138,67 +134,68 @@ def score(words, plane, slot, query, num_eights, lanes_log2, kind, query_kind):
     while mask > 0:
         total = float32(total + exchange(total, mask))
         mask = int32(mask >> 1)
-    return float32(total * row_scale(words, plane, slot, head, int64(cuda.gridDim.y), kind))
+    return float32(total * row_scale(words, plane, slot, kind))
 
 
 @device_function
-def meet(maxima, sums, places, largest, total, weighted, lanes_log2):
-    """Bring the groups of a thread block to one maximum; their rows lie in `places` then."""
-    thread = int32(cuda.threadIdx.x)
-    group = int32(thread >> int32(lanes_log2))
-    num_groups = int32(int32(cuda.blockDim.x) >> int32(lanes_log2))
-    if thread & int32((int32(1) << int32(lanes_log2)) - 1) == 0:
-        maxima[group] = largest
-        sums[group] = total
-    cuda.syncthreads()
-    highest = LOWEST
-    i = int32(0)
-    while i < num_groups:
-        highest = max(highest, maxima[i])
-        i = int32(i + 1)
-    factor = exp2_of(float32(largest - highest))
+def find_token(table, token, division):
+    """Return the slot of a sequence's token, negative where its block is a hole."""
+    column = int32(divide(token, division))
+    size = int32(division >> 40)
+    block = load4(table + 4 * int64(column))
+    return int32(block * size + int32(token - column * size))
+
+
+@device_function
+def attend_tokens(
+    words,
+    key_plane,
+    value_plane,
+    table,
+    first,
+    end,
+    query,
+    num_eights,
+    offset,
+    weighted,
+    lanes_log2,
+    kind,
+    query_kind,
+    scale,
+):
+    """Attend from one query to a group's share of the tokens `first` to `end` - 1.
+
+    Leaves in `weighted` a lane's eight numbers from `offset` on, and returns the maximum and
+    the sum. A warp's lanes go on together, those without a token on the last one.
+    """
+    group = int32(int32(cuda.threadIdx.x) >> int32(lanes_log2))
+    in_warp = int32(group & int32((int32(32) >> int32(lanes_log2)) - 1))
+    lane = int32(int32(cuda.threadIdx.x) & int32((int32(1) << int32(lanes_log2)) - 1))
+    eight = int32(offset + lane)
+    division = word(words, DIVISION)
+    largest = LOWEST
+    total = float32(0)
     for j in range(8):
-        places[8 * thread + j] = float32(weighted[j] * factor)
-    cuda.syncthreads()
-    return highest
-
-
-@device_function
-def write_partial(partial, maxima, sums, places, highest, first_column, head_dim, lanes_log2):
-    """Add the groups' rows up and write this thread block's partial result."""
-    thread = int32(cuda.threadIdx.x)
-    width = int32(int32(8) << int32(lanes_log2))
-    num_groups = int32(int32(cuda.blockDim.x) >> int32(lanes_log2))
-    column = thread
-    while column < width and int32(first_column + column) < int32(head_dim):
-        total = float32(0)
-        i = int32(0)
-        while i < num_groups:
-            total = float32(total + places[width * i + column])
-            i = int32(i + 1)
-        store_float(partial + 4 * (PARTIAL_HEAD + int64(first_column + column)), total)
-        column = int32(column + int32(cuda.blockDim.x))
-    if thread == 0 and first_column == 0:
-        total = float32(0)
-        i = int32(0)
-        while i < num_groups:
-            total = float32(total + sums[i] * exp2_of(float32(maxima[i] - highest)))
-            i = int32(i + 1)
-        store_float(partial, highest)
-        store_float(partial + 4, total)
-
-
-@device_function
-def add_weighted(weighted, numbers, old, new):
-    """Scale a weighted row down by `old` and add eight numbers weighted by `new`."""
-    weighted[0] = float32(weighted[0] * old + numbers[0] * new)
-    weighted[1] = float32(weighted[1] * old + numbers[1] * new)
-    weighted[2] = float32(weighted[2] * old + numbers[2] * new)
-    weighted[3] = float32(weighted[3] * old + numbers[3] * new)
-    weighted[4] = float32(weighted[4] * old + numbers[4] * new)
-    weighted[5] = float32(weighted[5] * old + numbers[5] * new)
-    weighted[6] = float32(weighted[6] * old + numbers[6] * new)
-    weighted[7] = float32(weighted[7] * old + numbers[7] * new)
+        weighted[j] = float32(0)
+    base = int32(first + group - in_warp)
+    while base < end:
+        token = int32(base + in_warp)
+        found = find_token(table, min(token, int32(end - 1)), division)
+        slot = max(found, int32(0))
+        number = score(words, key_plane, slot, query, num_eights, lanes_log2, kind, query_kind)
+        number = float32(number * scale)
+        if token < end and found >= 0:
+            higher = max(largest, number)
+            old = exp2_of(float32(largest - higher))
+            new = exp2_of(float32(number - higher))
+            largest = higher
+            total = float32(total * old + new)
+            if eight < num_eights:
+                value = eight_numbers(find_head(words, value_plane, slot), eight, kind)
+                factor = row_scale(words, value_plane, slot, kind)
+                add_weighted(weighted, value, old, float32(new * factor))
+        base = int32(base + (int32(cuda.blockDim.x) >> int32(lanes_log2)))
+    return largest, total
 
 
 @cuda_kernel(15, num_floats=1)
@@ -237,13 +234,6 @@ def decode(
     table = tables + 4 * sequence * table_stride
     first = int32(split * int32(tokens_per_split))
     end = min(load4(lengths + 4 * sequence), int32(first + int32(tokens_per_split)))
-    division = word(words, DIVISION)
-    size = int32(division >> 40)
-    lanes = int32(int32(1) << int32(lanes_log2))
-    group = int32(int32(cuda.threadIdx.x) >> int32(lanes_log2))
-    in_warp = int32(group & int32((int32(32) >> int32(lanes_log2)) - 1))
-    num_groups = int32(int32(cuda.blockDim.x) >> int32(lanes_log2))
-    lane = int32(int32(cuda.threadIdx.x) & int32(lanes - 1))
     num_eights = int32(int32(head_dim) >> 3)
     g = int32(0)
     while g < int32(group_size):
@@ -252,91 +242,24 @@ def decode(
         partial = partials + 4 * (row * int64(cuda.gridDim.z) + split) * (PARTIAL_HEAD + head_dim)
         offset = int32(0)
         while offset < num_eights:
-            largest = LOWEST
-            total = float32(0)
-            for j in range(8):
-                weighted[j] = float32(0)
-            # A warp's lanes go on together, those without a token on its last one.
-            base = int32(first + group - in_warp)
-            while base < end:
-                token = int32(base + in_warp)
-                place = min(token, int32(end - 1))
-                column = int32(divide(place, division))
-                block = load4(table + 4 * int64(column))
-                is_there = token < end and block >= 0
-                slot = int32(max(block, int32(0)) * size + int32(place - column * size))
-                product_ = score(
-                    words, key_plane, slot, numbers, num_eights, lanes_log2, kind, query_kind
-                )
-                product_ = float32(product_ * float32(scale))
-                if is_there:
-                    higher = max(largest, product_)
-                    old = exp2_of(float32(largest - higher))
-                    new = exp2_of(float32(product_ - higher))
-                    largest = higher
-                    total = float32(total * old + new)
-                    eight = int32(offset + lane)
-                    if eight < num_eights:
-                        at = find_row(words, value_plane, slot) + head * word(words, HEAD_STRIDE)
-                        factor = row_scale(
-                            words, value_plane, slot, head, int64(cuda.gridDim.y), kind
-                        )
-                        value = eight_numbers(at, eight, kind)
-                        add_weighted(weighted, value, old, float32(new * factor))
-                base = int32(base + num_groups)
+            largest, total = attend_tokens(
+                words,
+                key_plane,
+                value_plane,
+                table,
+                first,
+                end,
+                numbers,
+                num_eights,
+                offset,
+                weighted,
+                lanes_log2,
+                kind,
+                query_kind,
+                float32(scale),
+            )
             highest = meet(maxima, sums, places, largest, total, weighted, lanes_log2)
             write_partial(partial, maxima, sums, places, highest, 8 * offset, head_dim, lanes_log2)
             cuda.syncthreads()
-            offset = int32(offset + lanes)
+            offset = int32(offset + (int32(1) << int32(lanes_log2)))
         g = int32(g + 1)
-
-
-@device_function
-def write_eight(out, eight, numbers, factor, kind):
-    """Write eight numbers, each times a factor."""
-    a, b = float32(numbers[0] * factor), float32(numbers[1] * factor)
-    c, d = float32(numbers[2] * factor), float32(numbers[3] * factor)
-    e, f = float32(numbers[4] * factor), float32(numbers[5] * factor)
-    g, h = float32(numbers[6] * factor), float32(numbers[7] * factor)
-    if kind == FLOAT32:
-        store16(out + 32 * eight, (join(bits_of(a), bits_of(b)), join(bits_of(c), bits_of(d))))
-        store16(out + 32 * eight + 16, (join(bits_of(e), bits_of(f)), join(bits_of(g), bits_of(h))))
-    else:
-        first = join(pack(a, b, kind), pack(c, d, kind))
-        store16(out + 16 * eight, (first, join(pack(e, f, kind), pack(g, h, kind))))
-
-
-@cuda_kernel(5)
-def combine(partials, out, num_splits, head_dim, kind):
-    """Put the splits of each sequence's heads together.
-
-    Grid: sequences, heads. Thread block: eight numbers a thread. `out` is (sequences, heads,
-    head_dim).
-    """
-    row = int64(cuda.blockIdx.x) * int64(cuda.gridDim.y) + int64(cuda.blockIdx.y)
-    floats = PARTIAL_HEAD + head_dim
-    partial = partials + 4 * row * num_splits * floats
-    highest = LOWEST
-    i = int32(0)
-    while i < int32(num_splits):
-        highest = max(highest, load_float(partial + 4 * int64(i) * floats))
-        i = int32(i + 1)
-    weighted = cuda.local.array(8, np.float32)
-    eight = int32(cuda.threadIdx.x)
-    while eight < int32(head_dim >> 3):
-        for j in range(8):
-            weighted[j] = float32(0)
-        total = float32(0)
-        i = int32(0)
-        while i < int32(num_splits):
-            at = partial + 4 * int64(i) * floats
-            factor = exp2_of(float32(load_float(at) - highest))
-            total = float32(total + load_float(at + 4) * factor)
-            for j in range(8):
-                number = load_float(at + 4 * (PARTIAL_HEAD + 8 * int64(eight) + j))
-                weighted[j] = float32(weighted[j] + number * factor)
-            i = int32(i + 1)
-        # A sequence without tokens attends to nothing: 0.
-        inverse = float32(float32(1) / total) if total > 0 else float32(0)
-        write_eight(out, row * (head_dim >> 3) + eight, weighted, inverse, kind)
-        eight = int32(eight + int32(cuda.blockDim.x))

@@ -1,145 +1,35 @@
 """How each call of a CudaPool is launched: which kernel, which grid, which arguments.
 
 What comes here has been checked.
-
-Longer than most files: every call's launch, with the few rules of alignment they share.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from nbkv.pools import cuda_kernels as kernels
-from nbkv.pools import cuda_quantised as quantised
 from nbkv.pools.checks import FLOAT_CODES
-from nbkv.pools.cuda_device import Device, Staging
+from nbkv.pools.cuda_addressing import WIDE
+from nbkv.pools.cuda_device import Staging
+from nbkv.pools.cuda_fp8 import append_fp8, gather_fp8
+from nbkv.pools.cuda_int8 import append_int8, gather_int8
 from nbkv.pools.cuda_jit import Kernel
-from nbkv.pools.foreign import Foreign
-from nbkv.pools.geometry import PoolGeometry
+from nbkv.pools.cuda_shapes import (
+    MAX_GRID,
+    Indices,
+    Place,
+    Rows,
+    alignments_of,
+    heads_and_row,
+    pool_units,
+    power_up_to,
+    runs_of,
+    unit_of,
+)
 
-#: Largest extent of a grid in y and z.
-MAX_GRID: Final = 65_535
 _WARP: Final = 32
-#: Reciprocals are exact for slots below this.
-MAX_SLOTS: Final = 2**31
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """A pool as its kernels see it.
-
-    Attributes
-    ----------
-    geometry : PoolGeometry
-    device : Device
-    words : int
-        Address of `make_words` in device memory.
-    """
-
-    geometry: PoolGeometry
-    device: Device
-    words: int
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Tokens' keys, or values, outside of the pool; strides in bytes."""
-
-    address: int
-    layer_stride: int
-    token_stride: int
-    head_stride: int
-    dtype_name: str
-
-    @classmethod
-    def of(cls, array: Foreign) -> "Rows":
-        """Take the strides of an array whose axes end with (tokens, heads, head_dim)."""
-        steps = used_strides(array)
-        layer = steps[0] if len(steps) > 3 else 0
-        return cls(array.address, layer, steps[-3], steps[-2], array.dtype_name)
-
-
-@dataclass(frozen=True)
-class Indices:
-    """Where tokens lie in the pool: slots, or the block_ids of consecutive tokens."""
-
-    address: int
-    kind: int
-    num_tokens: int
-
-
-def used_strides(array: Foreign) -> list[int]:
-    """Return strides, with 0 for axes of one: theirs are never added, and may be anything."""
-    pairs = zip(array.shape, array.strides, strict=True)
-    return [stride if extent > 1 else 0 for extent, stride in pairs]
-
-
-def planes_of(array: Foreign) -> tuple[Rows, int]:
-    """Return the keys' rows of an array (..., kv, tokens, heads, head_dim), and V's distance."""
-    steps = used_strides(array)
-    layer = steps[0] if len(steps) > 4 else 0
-    return Rows(array.address, layer, steps[-3], steps[-2], array.dtype_name), steps[-4]
-
-
-def make_words(
-    geometry: PoolGeometry, scales: int = 0, inverse_scales: int = 0
-) -> npt.NDArray[np.int64]:
-    """Make what kernels take of a pool: see `cuda_kernels.FACTS`.
-
-    Parameters
-    ----------
-    geometry : PoolGeometry
-    scales, inverse_scales : int
-        Addresses of float32 arrays (planes, heads); fp8 only.
-
-    Returns
-    -------
-    int64 array
-    """
-    facts = np.zeros(kernels.FACTS, np.int64)
-    facts[kernels.KV_FACTOR] = geometry.kv_factor
-    facts[kernels.DIVISION] = pack_division(geometry.block_size)
-    facts[kernels.SCALES] = scales
-    facts[kernels.INVERSE_SCALES] = inverse_scales
-    return np.concatenate((facts, geometry.as_words()))
-
-
-def pack_division(block_size: int) -> int:
-    """Pack what `cuda_kernels.divide` multiplies by and shifts by, and the block size.
-
-    Parameters
-    ----------
-    block_size : int
-        1 to 2**15 - 1.
-
-    Returns
-    -------
-    int
-        Bits 0 to 31: 2**(31 + shift) // block_size + 1, whose error, at most block_size and so
-        at most 2**shift, times a number below 2**31 stays below 2**(31 + shift): the quotient
-        is exact. Bits 32 to 39: the shift. Bits 40 on: the block size.
-    """
-    shift = (block_size - 1).bit_length()
-    reciprocal: int = 2 ** (31 + shift) // block_size + 1
-    return reciprocal | shift << 32 | block_size << 40
-
-
-def unit_of(*numbers: int) -> int:
-    """Return the bytes of the widest unit that divides all addresses, strides and sizes.
-
-    16 or 8; less only where a pool's memory is not what `CudaMemory` accepts.
-    """
-    together = 0
-    for number in numbers:
-        together |= number
-    return min(together & -together, kernels.WIDE) if together else kernels.WIDE
-
-
-def power_up_to(number: int, most: int) -> int:
-    """Return the smallest power of two that is not below a number, or `most`."""
-    return min(most, 1 << (number - 1).bit_length())
 
 
 def append(
@@ -190,15 +80,15 @@ def _append_planes(
     strides = (key.layer_stride, key.token_stride)
     launch = place.device.launch
     if g.dtype in ("fp8", "int8"):
-        units, unit = _pool_units(g)
-        kernel = quantised.append_fp8 if g.dtype == "fp8" else quantised.append_int8
+        units, unit = pool_units(g)
+        kernel = append_fp8 if g.dtype == "fp8" else append_int8
         block = _block(place, units, g.num_kv_heads, row_lanes=g.dtype == "int8")
         tail = (key.head_stride, g.num_kv_heads, units, unit, FLOAT_CODES[key.dtype_name])
         launch(kernel, grid, block, stream, head + strides + tail)
         return
-    heads, row = _heads_and_row(g, key.head_stride)
+    heads, row = heads_and_row(g, key.head_stride)
     unit = unit_of(row, *strides, *alignments_of(g), key.address, value, key.head_stride)
-    if heads == 1 and unit == kernels.WIDE:
+    if heads == 1 and unit == WIDE:
         block = _line(place, row // unit)
         launch(kernels.append, grid, block, stream, head + strides + (row // unit,))
         return
@@ -236,16 +126,16 @@ def gather(
     strides = (out.layer_stride, kv_stride, out.token_stride, out.head_stride)
     launch = place.device.launch
     if g.dtype in ("fp8", "int8") and out.dtype_name in FLOAT_CODES:
-        units, unit = _pool_units(g)
-        kernel = quantised.gather_fp8 if g.dtype == "fp8" else quantised.gather_int8
+        units, unit = pool_units(g)
+        kernel = gather_fp8 if g.dtype == "fp8" else gather_int8
         block = _block(place, units, g.num_kv_heads)
         tail = (g.num_kv_heads, units, unit, FLOAT_CODES[out.dtype_name])
         launch(kernel, grid, block, stream, head + strides + tail)
         return
-    heads, row = _heads_and_row(g, out.head_stride)
+    heads, row = heads_and_row(g, out.head_stride)
     unit = unit_of(row, *strides, *alignments_of(g), out.address)
     planes_in_line = num_layers == 1 or out.layer_stride == g.kv_factor * kv_stride
-    if heads == 1 and unit == kernels.WIDE and planes_in_line:
+    if heads == 1 and unit == WIDE and planes_in_line:
         args = (*head, kv_stride, out.token_stride, row // unit)
         launch(kernels.gather, grid, _line(place, row // unit), stream, args)
         return
@@ -270,12 +160,12 @@ def copy_blocks(
     """
     g = place.geometry
     planes, num_bytes = runs_of(g)
-    aligned = unit_of(num_bytes, *alignments_of(g)) == kernels.WIDE
+    aligned = unit_of(num_bytes, *alignments_of(g)) == WIDE
     if planes == 0 or not aligned:
         counts = np.full(pairs.shape[0], g.block_size, np.int32)
         copy_rows(place, staging, pairs, counts, stream)
         return
-    units = num_bytes // kernels.WIDE
+    units = num_bytes // WIDE
     block = _line(place, units)
     parts = -(-units // (4 * block[0]))
     (address,) = staging.put(stream, pairs)
@@ -303,7 +193,7 @@ def copy_rows(
     stream : object
     """
     g = place.geometry
-    heads, row = _heads_and_row(g, g.row_bytes)
+    heads, row = heads_and_row(g, g.row_bytes)
     unit = unit_of(row, *alignments_of(g))
     block = _block(place, row // unit, g.block_size)
     parts = min(MAX_GRID, -(-g.block_size // block[1]))
@@ -336,7 +226,7 @@ def zero(
     heads, tokens, row = 1, 1, num_bytes
     if planes == 0:
         planes, tokens = g.num_layers * g.kv_factor, g.block_size
-        heads, row = _heads_and_row(g, g.row_bytes)
+        heads, row = heads_and_row(g, g.row_bytes)
     unit = unit_of(row, *alignments_of(g))
     block = _line(place, row // unit)
     parts = min(-(-row // (unit * block[0])), MAX_GRID)
@@ -371,7 +261,7 @@ def swap(
     stream : object
     """
     planes, num_bytes, unit = run
-    kernel: Kernel = kernels.swap if unit == kernels.WIDE else kernels.swap_narrow
+    kernel: Kernel = kernels.swap if unit == WIDE else kernels.swap_narrow
     block = _line(place, num_bytes // unit)
     parts = -(-num_bytes // (unit * block[0]))
     (address,) = staging.put(stream, pairs)
@@ -379,48 +269,6 @@ def swap(
         grid = (parts, min(MAX_GRID, pairs.shape[0] - start), planes)
         args = (source_words, words, address + 8 * start, num_bytes // unit)
         place.device.launch(kernel, grid, block, stream, args)
-
-
-def runs_of(g: PoolGeometry) -> tuple[int, int]:
-    """Return how many runs of bytes a block is, and their length; 0 where rows lie apart."""
-    if g.is_block_contiguous:
-        return 1, g.num_layers * g.kv_factor * g.chunk_bytes
-    if g.is_chunk_contiguous:
-        return g.num_layers * g.kv_factor, g.chunk_bytes
-    return 0, 0
-
-
-def common_run(g: PoolGeometry, other: PoolGeometry) -> tuple[int, int, int]:
-    """Return planes, bytes of a run of one, and unit, of an exchange between two pools."""
-    planes, num_bytes = max(runs_of(g), runs_of(other))
-    return planes, num_bytes, unit_of(num_bytes, *alignments_of(g), *alignments_of(other))
-
-
-def alignment_of(g: PoolGeometry) -> int:
-    """Return the bytes of the widest unit that a pool's rows can be moved in."""
-    return unit_of(g.row_bytes, *alignments_of(g))
-
-
-def alignments_of(g: PoolGeometry) -> tuple[int, ...]:
-    """Return what a unit must divide wherever it moves rows of the pool."""
-    extents = (g.num_blocks, g.block_size, g.num_kv_heads)
-    strides = (g.block_stride, g.token_stride, g.head_stride)
-    # The stride of an axis of one is never added, and may be anything.
-    used = (stride for extent, stride in zip(extents, strides, strict=True) if extent > 1)
-    return (*used, *map(int, g.bases.flat))
-
-
-def _pool_units(g: PoolGeometry) -> tuple[int, int]:
-    """Return how many units a row of a quantising pool is, and their bytes."""
-    unit = alignment_of(g)
-    return g.row_bytes // unit, unit
-
-
-def _heads_and_row(g: PoolGeometry, other_head_stride: int) -> tuple[int, int]:
-    """Return heads and bytes of a row: one row where heads are contiguous on both sides."""
-    if g.num_kv_heads == 1 or g.head_stride == other_head_stride == g.row_bytes:
-        return 1, g.num_kv_heads * g.row_bytes
-    return g.num_kv_heads, g.row_bytes
 
 
 def _line(place: Place, num_units: int) -> tuple[int, int, int]:

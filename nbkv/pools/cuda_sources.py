@@ -1,6 +1,7 @@
 """What `CudaPool`'s calls check of their arguments, and how they become launches."""
 
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,15 +9,16 @@ import numpy.typing as npt
 
 from nbkv._arguments import refuse
 from nbkv._demand import ready
-from nbkv.pools import checks, cuda_moves
+from nbkv.pools import checks, cuda_moves, cuda_shapes, moves
+from nbkv.pools.calls import Words
 from nbkv.pools.check_kernels import mark_written
+from nbkv.pools.cuda_addressing import BLOCKS_32, SLOTS_32, SLOTS_64
 from nbkv.pools.cuda_device import Memory
-from nbkv.pools.cuda_kernels import BLOCKS_32, SLOTS_32, SLOTS_64
 from nbkv.pools.cuda_memory import CudaMemory
-from nbkv.pools.cuda_moves import Indices, Rows
+from nbkv.pools.cuda_shapes import Indices, Rows
 from nbkv.pools.foreign import Foreign, describe, row_major
 from nbkv.pools.host_memory import HostMemory
-from nbkv.pools.tensors import WORD_DTYPES
+from nbkv.pools.memory import copy_written
 
 _QUANTISED_ALIGNMENT = 16
 _ALIGNMENT = 8
@@ -24,14 +26,6 @@ _ALIGNMENT = 8
 
 class CudaSources(CudaMemory):
     """Checks what others hand in and launches: see `CudaPool`."""
-
-    def _leading(self, layer: object, num_tokens: int | None) -> tuple[int | None, ...]:
-        """Return the first axes of a tensor of one layer, or of all; None is any extent."""
-        g = self.geometry
-        if layer is None:
-            return g.num_layers, g.kv_factor, num_tokens
-        checks.check_layer(g, layer)
-        return g.kv_factor, num_tokens
 
     def _layers(self, layer: int | None) -> tuple[int, int]:
         """Return the first layer of a call and how many it is about."""
@@ -46,48 +40,25 @@ class CudaSources(CudaMemory):
             refuse(name, "in the CPU's memory", "in a device's; numba.cuda.to_device copies it")
         return found
 
-    def _check_sources(
-        self, names: tuple[str, str], arrays: tuple[object, object], leading: tuple[int, ...]
-    ) -> list[Foreign]:
-        """Check keys and values: of one shape, or no values where kv_factor is 1."""
-        g = self.geometry
-        if g.kv_factor == 1 and arrays[1] is not None:
-            refuse(names[1], "an array", "None, since kv_factor is 1")
-        num_tokens: int | None = None
-        sources: list[Foreign] = []
-        for name, array in zip(names[: g.kv_factor], arrays, strict=False):
-            source = self._check_rows(name, array, (*leading, num_tokens))
-            num_tokens = source.shape[-3]
-            sources.append(source)
-        return sources
-
-    def _append(
-        self,
-        layer: int,
-        num_layers: int,
-        sources: list[Foreign],
-        slot_mapping: Any,  # noqa: ANN401
-    ) -> None:
+    def _append(self, layer: int | None, sources: list[Foreign], slot_mapping: object) -> None:
         """Write checked keys and values to slots that are not."""
-        key, *value = map(Rows.of, sources)
+        key, *rest = map(Rows.of, sources)
+        value = rest[0] if rest else None
+        first, layers = self._layers(layer)
         num_tokens = sources[0].shape[-3]
-        on_device = self._device_slots(slot_mapping, num_tokens)
-        if on_device is not None:
+        at = self._device_slots(slot_mapping, num_tokens)
+        if at is not None:
             stream = self._ordered_stream()
-            cuda_moves.append(
-                self._place, layer, num_layers, key, value[0] if value else None, on_device, stream
-            )
+            cuda_moves.append(self._place, first, layers, key, value, at, stream)
             return
         slots = checks.check_slots(slot_mapping, num_tokens, self._slot_marks)
         stream = self._ordered_stream()
         (address,) = self._staged(stream).put(stream, slots)
         at = Indices(address, SLOTS_64, num_tokens)
-        cuda_moves.append(
-            self._place, layer, num_layers, key, value[0] if value else None, at, stream
-        )
+        cuda_moves.append(self._place, first, layers, key, value, at, stream)
         ready(mark_written)(slots, self._slot_marks)
 
-    def _device_slots(self, slot_mapping: Any, num_tokens: int) -> Indices | None:  # noqa: ANN401
+    def _device_slots(self, slot_mapping: object, num_tokens: int) -> Indices | None:
         """Describe slots in device memory; None where they are on the host."""
         if isinstance(slot_mapping, (np.ndarray, list, tuple)):
             return None
@@ -108,7 +79,7 @@ class CudaSources(CudaMemory):
 
     def _block_indices(
         self,
-        block_ids: npt.NDArray[np.int64],
+        block_ids: Words,
         num_tokens: int,
         stream: Any,  # noqa: ANN401
     ) -> Indices:
@@ -116,14 +87,44 @@ class CudaSources(CudaMemory):
         (address,) = self._staged(stream).put(stream, block_ids.astype(np.int32))
         return Indices(address, BLOCKS_32, num_tokens)
 
-    def _new_rows(self, leading: tuple[int | None, ...]) -> Any:  # noqa: ANN401
-        """Allocate an array for `gather`: (..., num_kv_heads, head_dim)."""
-        g = self.geometry
-        dtype = WORD_DTYPES["float32" if g.dtype in checks.QUANTISED else g.dtype]
-        shape = (*(int(extent or 0) for extent in leading), g.num_kv_heads, g.head_dim)
+    def _new_rows(self, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Any:  # noqa: ANN401
         strides = row_major(shape, dtype.itemsize)
         memory = self._device.allocate(strides[0] * shape[0])
         return self._device.view(memory.address, shape, strides, dtype, memory)
+
+    def _copy_blocks(self, pairs: Words) -> tuple[Words, int]:
+        stream = self._ordered_stream()
+        narrow = pairs.astype(np.int32)
+        cuda_moves.copy_blocks(self._place, self._staged(stream), narrow, stream)
+        return moves.pair_pieces(pairs, 1, 1), self.geometry.block_size
+
+    def _copy_tokens(self, pairs: Words, counts: Words) -> Words:
+        stream = self._ordered_stream()
+        staging, short = self._staged(stream), counts.astype(np.int32)
+        cuda_moves.copy_rows(self._place, staging, pairs.astype(np.int32), short, stream)
+        return moves.pair_pieces(pairs * self.geometry.block_size, 1, counts)
+
+    def _read(self, layer: int | None, block_ids: Words, target: Foreign) -> None:
+        stream = self._ordered_stream()
+        at = self._block_indices(block_ids, target.shape[-3], stream)
+        rows, by_kv = cuda_shapes.planes_of(target)
+        first, layers = self._layers(layer)
+        cuda_moves.gather(self._place, first, layers, rows, by_kv, at, stream)
+
+    def _write(self, layer: int | None, block_ids: Words, source: Foreign) -> None:
+        stream = self._ordered_stream()
+        at = self._block_indices(block_ids, source.shape[-3], stream)
+        key, by_kv = cuda_shapes.planes_of(source)
+        has_value = self.geometry.kv_factor > 1
+        value = replace(key, address=key.address + by_kv) if has_value else None
+        first, layers = self._layers(layer)
+        cuda_moves.append(self._place, first, layers, key, value, at, stream)
+
+    def _zero(self, block_ids: Words) -> None:
+        stream = self._ordered_stream()
+        # Twice the same block would be two stores to one place.
+        narrow = np.unique(block_ids).astype(np.int32)
+        cuda_moves.zero(self._place, self._staged(stream), narrow, stream)
 
     def _check_swap(
         self, block_ids: object, host_pool: object, host_block_ids: object, is_in: bool
@@ -156,7 +157,7 @@ class CudaSources(CudaMemory):
             mapped = self._device.mapped_address(start)
             if mapped is None:
                 refuse("host_pool", "not page-locked", "HostPool(..., pinned=True)")
-            words = cuda_moves.make_words(host_pool.geometry)
+            words = cuda_shapes.make_words(host_pool.geometry)
             words[-host_pool.geometry.bases.size :] += mapped - start
             memory = self._device.allocate(words.nbytes)
             self._device.upload(memory.address, words, self._stream)
@@ -180,22 +181,14 @@ class CudaSources(CudaMemory):
         else:
             chosen = device.as_stream(stream)
         words = (host_words, self._words.address) if is_in else (self._words.address, host_words)
-        run = cuda_moves.common_run(self.geometry, host_pool.geometry)
+        run = cuda_shapes.common_run(self.geometry, host_pool.geometry)
         cuda_moves.swap(self._place, *words, run, self._staged(chosen), pairs, chosen)
         done = device.record(chosen)
         if stream is None:
             self._pending.append(done)
-        self._mark_swapped(host_pool, pairs, is_in)
+        source, destination = (host_pool, self) if is_in else (self, host_pool)
+        copy_written(source, destination, pairs)
         return done
-
-    def _mark_swapped(
-        self, host_pool: HostMemory, pairs: npt.NDArray[np.int32], is_in: bool
-    ) -> None:
-        """Note the slots of the destination as those of the source."""
-        ours = self._slot_marks.reshape(self.geometry.num_blocks, -1)
-        theirs = host_pool._slot_marks.reshape(host_pool.geometry.num_blocks, -1)
-        source, destination = (theirs, ours) if is_in else (ours, theirs)
-        destination[pairs[:, 1]] = source[pairs[:, 0]]
 
 
 #: Host pools' words by pool and device; a pool that goes takes its own along.

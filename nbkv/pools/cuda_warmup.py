@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from nbkv.errors import ArgumentError
-from nbkv.pools import cuda_decode, cuda_kernels, cuda_quantised
+from nbkv.pools import cuda_decode, cuda_fp8, cuda_int8, cuda_kernels, cuda_partials
 from nbkv.pools.cuda_jit import CACHE_DIR, KERNELS, Kernel, offline
 
 #: Kernels are in KERNELS once these are imported.
-_MODULES = (cuda_kernels, cuda_quantised, cuda_decode)
+_MODULES = (cuda_kernels, cuda_fp8, cuda_int8, cuda_decode, cuda_partials)
 _ARCHITECTURE_SPECIFIC = (9, 0)
 
 

@@ -8,11 +8,12 @@ import numpy.typing as npt
 from nbkv._arguments import refuse
 from nbkv._demand import ready
 from nbkv.pools import checks, moves
-from nbkv.pools.check_kernels import WRITTEN, mark_written
+from nbkv.pools.check_kernels import mark_written
 from nbkv.pools.copy_kernels import find_runs
 from nbkv.pools.foreign import Foreign, address_of
 from nbkv.pools.geometry import FIRST_BASE
 from nbkv.pools.host_memory import HostMemory
+from nbkv.pools.memory import copy_written
 
 Words = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -23,32 +24,13 @@ _NO_SCALES: Final = np.empty(0, np.float32)
 class HostTransfers(HostMemory):
     """Moves vectors between a pool and tensors, given what is checked already."""
 
-    def _leading(self, layer: object, num_tokens: int | None) -> tuple[int | None, ...]:
-        """Return the first axes of a tensor of one layer, or of all; None is any extent."""
-        g = self.geometry
-        if layer is None:
-            return g.num_layers, g.kv_factor, num_tokens
-        checks.check_layer(g, layer)
-        return g.kv_factor, num_tokens
+    def _check_rows(self, name: str, array: object, leading: tuple[int | None, ...]) -> Foreign:
+        found = checks.check_rows(name, array, self.geometry, leading)
+        checks.check_on_host(name, found)
+        return found
 
-    def _check_sources(
-        self, names: tuple[str, str], arrays: tuple[object, object], leading: tuple[int, ...]
-    ) -> list[Foreign]:
-        """Check keys and values: of one shape, or no values where kv_factor is 1."""
-        g = self.geometry
-        plain = self._plain_sources(*arrays, leading)
-        if plain:
-            return plain
-        if g.kv_factor == 1 and arrays[1] is not None:
-            refuse(names[1], "an array", "None, since kv_factor is 1")
-        num_tokens: int | None = None
-        sources: list[Foreign] = []
-        for name, array in zip(names[: g.kv_factor], arrays, strict=False):
-            source = checks.check_rows(name, array, g, (*leading, num_tokens))
-            checks.check_on_host(name, source)
-            num_tokens = source.shape[-3]
-            sources.append(source)
-        return sources
+    def _new_rows(self, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> npt.NDArray[Any]:
+        return np.empty(shape, dtype)
 
     def _plain_sources(
         self, first: object, second: object, leading: tuple[int, ...]
@@ -89,6 +71,38 @@ class HostTransfers(HostMemory):
                 addresses = [source.address + i * by_layer for i in layers]
                 self._transfer(layer, kv, pieces, count, source, addresses, into=True)
         ready(mark_written)(slots, self._slot_marks)
+
+    def _copy_blocks(self, pairs: Words) -> tuple[Words, int]:
+        pieces = self._whole_blocks.copy(pairs, self.num_threads)
+        return pieces, self.geometry.block_size // self._whole_blocks.scale
+
+    def _copy_tokens(self, pairs: Words, counts: Words) -> Words:
+        size = self.geometry.block_size
+        place, shape = self._place(None, None), self._shape(None, None)
+        pieces = moves.pair_pieces(pairs * size, 1, counts)
+        num_bytes = int(counts.sum()) * self.config.bytes_per_block // size
+        moves.copy_pieces(pieces, place, place, shape, num_bytes, self.num_threads)
+        return pieces
+
+    def _read(self, layer: int | None, block_ids: Words, target: Foreign) -> None:
+        self._transfer_blocks(layer, block_ids, target, into=False)
+
+    def _write(self, layer: int | None, block_ids: Words, source: Foreign) -> None:
+        self._transfer_blocks(layer, block_ids, source, into=True)
+
+    def _transfer_blocks(
+        self, layer: int | None, block_ids: Words, tensor: Foreign, into: bool
+    ) -> None:
+        """Move the tokens of a row of blocks to or from a tensor of all their planes."""
+        count = tensor.shape[-3]
+        pieces = moves.block_pieces(block_ids, self.geometry.block_size, count, into)
+        self._transfer(layer, None, pieces, count, tensor, self._addresses(tensor), into)
+
+    def _zero(self, block_ids: Words) -> None:
+        for layer in range(self.geometry.num_layers):
+            self.layer(layer)[block_ids] = 0
+        if self.geometry.dtype == "int8":
+            self.scales[block_ids] = 0
 
     def _addresses(self, tensor: Foreign) -> list[int]:
         """Return where each plane begins in a tensor (..., kv, tokens, heads, head_dim)."""
@@ -158,12 +172,6 @@ class HostTransfers(HostMemory):
             self.num_threads,
         )
 
-    def _mark_blocks(self, block_ids: Words, counts: Words) -> None:
-        """Note the first tokens of blocks as written."""
-        written = self._slot_marks.reshape(self.geometry.num_blocks, -1)
-        for block_id, count in zip(block_ids.tolist(), counts.tolist(), strict=False):
-            written[block_id, :count] = WRITTEN
-
 
 def check_peer(pool: HostMemory, other: object, stream: object) -> None:
     """Check that two pools can exchange blocks."""
@@ -191,5 +199,4 @@ def copy_between(
     pairs = np.stack((fro, target), axis=1)
     whole = moves.WholeBlocks.between(source.geometry, destination.geometry)
     whole.copy(pairs, destination.num_threads)
-    theirs = source._slot_marks.reshape(num_from, -1)
-    destination._slot_marks.reshape(num_to, -1)[target] = theirs[fro]
+    copy_written(source, destination, pairs)

@@ -127,7 +127,7 @@ def test_warmup_refuses_what_is_no_compute_capability(capsys):
 @needs_numba_cuda
 @pytest.mark.parametrize("size", [*range(1, 70), 127, 128, 1000, 2**15 - 1])
 def test_division_by_a_block_size_is_exact(size):
-    from nbkv.pools.cuda_moves import pack_division
+    from nbkv.pools.cuda_shapes import pack_division
 
     packed = pack_division(size)
     reciprocal, shift = packed & 0xFFFFFFFF, packed >> 32 & 31

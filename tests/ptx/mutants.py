@@ -4,7 +4,7 @@ import itertools
 import linecache
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _numbers = itertools.count()
 
@@ -25,7 +25,11 @@ def mutate(source: str, changes: Iterable[tuple[str, str]]) -> str:
     return source
 
 
-def load_mutant(module: types.ModuleType, *changes: tuple[str, str]) -> types.ModuleType:
+def load_mutant(
+    module: types.ModuleType,
+    *changes: tuple[str, str],
+    users: Sequence[types.ModuleType] = (),
+) -> types.ModuleType:
     """Execute a module's source, mutated, as a module of its own.
 
     Parameters
@@ -34,12 +38,27 @@ def load_mutant(module: types.ModuleType, *changes: tuple[str, str]) -> types.Mo
         An imported module whose file can be read; it stays as it is.
     *changes : tuple of str
         Pairs of old and new text, as for `mutate`.
+    users : sequence of module
+        Modules that take names from it or from each other, the first one first: executed anew,
+        so that they take the mutant's.
 
     Returns
     -------
     module
-        Named after the original with a number, and in ``sys.modules``; numba finds its source.
+        The last of them, or the mutant itself. Named after the original with a number, and in
+        ``sys.modules``; numba finds its source.
     """
+    outer = {name: sys.modules[name] for name in (module.__name__, *(u.__name__ for u in users))}
+    try:
+        mutant = sys.modules[module.__name__] = _load(module, changes)
+        for user in users:
+            mutant = sys.modules[user.__name__] = _load(user, ())
+    finally:
+        sys.modules.update(outer)
+    return mutant
+
+
+def _load(module: types.ModuleType, changes: Iterable[tuple[str, str]]) -> types.ModuleType:
     assert module.__file__ is not None
     with open(module.__file__, encoding="utf-8") as file:
         source = mutate(file.read(), changes)
