@@ -153,7 +153,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Let waiting sequences run, first come first served, while there is room for them."""
-        own = self.rows[self.running & ROW_MASK]
+        own = self.rows[self.running & ROW_MASK] if self.waiting else self.rows[:0]
         backlog = int((own["num_known"] - own["num_computed"]).sum())
         free_rows = len(self.rows) - len(own) - int(own["num_forks"].sum())
         # Who could not begin in this step waits: it may find more of its prompt in the next.
