@@ -68,7 +68,8 @@ class ScheduleRun:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields by name, those of the setting among them."""
         fields = asdict(self)
-        return fields.pop("setting") | fields
+        setting: dict[str, Any] = fields.pop("setting")
+        return setting | fields
 
 
 def simulate(
