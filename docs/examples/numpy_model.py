@@ -2,7 +2,6 @@
 
 import numpy as np
 
-import nbkv
 from nbkv import attention
 
 
@@ -35,7 +34,7 @@ class Transformer:
         counts = plan.entries["count"]
         ends = np.cumsum(counts)
         batch = Batch(plan, self.cache.tables, ends - counts, ends)
-        positions = np.concatenate([np.arange(n - c, n) for c, n in zip(counts, plan.seq_lens)])
+        positions = np.arange(len(tokens)) + np.repeat(plan.seq_lens - ends, counts)
         hidden = self.run(tokens, positions, lambda *qkv: self.attend_paged(batch, *qkv))
         return hidden[ends - 1] @ self.head
 

@@ -146,10 +146,11 @@ def _simulate_all(trace: AnyTrace, args: argparse.Namespace) -> list[ScheduleRun
     ]
     shortest = int((arrivals.prompt_lengths + arrivals.output_lengths).min()) - 1
     for setting in settings:
-        if shortest > setting.capacity * trace.block_size:
+        room = setting.capacity * trace.block_size
+        if shortest > room:
             raise common.CommandError(
-                f"--capacity: no request fits into {setting.capacity:,} blocks of"
-                f" {trace.block_size}; the shortest has {shortest + 1:,} tokens"
+                f"--capacity: the shortest request has {shortest + 1:,} tokens, and"
+                f" {room + 1:,} fit into {setting.capacity:,} x {trace.block_size}"
             )
     with common.progress_bar("scheduling", len(arrivals) * len(settings)) as (advance, _):
         for setting in settings:
