@@ -115,7 +115,7 @@ class TestConservation:
     def test_every_request_finishes_with_its_output(self, rng, policy):
         trace = random_trace(rng, 40 if INTERPRETED else 200)
         arrivals = Arrivals(trace, load=50)
-        setting = Setting(policy, 20, running=6, max_tokens=16, watermark=1)
+        setting = Setting(policy, 13, running=6, max_tokens=16)
         ended: dict[int, np.ndarray] = {}
 
         class Watching(Simulation):
