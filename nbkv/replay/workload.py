@@ -111,7 +111,9 @@ def chat_tokens(num_requests: int = NUM_REQUESTS, seed: int = 0) -> TokenTrace:
     chats = chat_workload(num_requests, seed)
     tokens = name_tokens(chats.hashes, chats.weights)
     starts = np.concatenate((np.zeros(1, np.int64), np.cumsum(chats.weights)))[chats.starts]
-    return TokenTrace(chats.name, tokens, starts, starts[1:], BLOCK_SIZE)
+    return TokenTrace(
+        chats.name, tokens, starts, starts[1:], block_size=BLOCK_SIZE, timing=chats.timing
+    )
 
 
 def name_tokens(hashes: NDArray[np.uint64], weights: NDArray[np.int64]) -> NDArray[np.int32]:
