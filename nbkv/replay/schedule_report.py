@@ -142,6 +142,7 @@ def _draw_run(blocks: Any, sequences: Any, trace: AnyTrace, run: ScheduleRun) ->
     sequences.set_ylabel("sequences")
     sequences.set_ylim(bottom=0)
     for axes in (blocks, sequences):
-        axes.legend(loc="upper right")
+        # Beside the axes: no corner of them is empty in every run.
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlim(left=0)
