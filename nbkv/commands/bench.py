@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from nbkv.bench import SUBJECTS, Measurement, measure
+from nbkv.bench import OPTIONAL, SUBJECTS, Measurement, measure
 from nbkv.commands import common
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--only",
         type=subjects,
-        default=",".join(SUBJECTS),
+        default=",".join(name for name in SUBJECTS if name not in OPTIONAL),
         metavar="SUBJECTS",
-        help="subjects, joined by commas (default: %(default)s)",
+        help=f"subjects, joined by commas (default: %(default)s); also: {', '.join(OPTIONAL)}",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)

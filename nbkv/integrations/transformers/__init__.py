@@ -25,7 +25,7 @@ _HOMES = dict.fromkeys(__all__, "batching")
 check_versions()
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> Any:
     """Import what a name stands for: transformers takes seconds to import."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

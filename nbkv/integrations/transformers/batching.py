@@ -86,16 +86,16 @@ class Batching:
 class _Patch:
     """One thing of transformers' that is replaced: an attribute, or an entry of a mapping."""
 
-    def __init__(self, owner: Any, name: str, ours: Any) -> None:  # noqa: ANN401
+    def __init__(self, owner: Any, name: str, ours: Any) -> None:
         self._owner, self._name, self._ours = owner, name, ours
         self._theirs = self._read()
 
-    def _read(self) -> Any:  # noqa: ANN401
+    def _read(self) -> Any:
         if isinstance(self._owner, MutableMapping):
             return self._owner[self._name]
         return vars(self._owner)[self._name]
 
-    def _write(self, value: Any) -> None:  # noqa: ANN401
+    def _write(self, value: Any) -> None:
         if isinstance(self._owner, MutableMapping):
             self._owner[self._name] = value
         else:

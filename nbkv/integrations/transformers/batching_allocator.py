@@ -1,7 +1,7 @@
 """nbkv as the allocator of full attention layers, and as the pool that it allocates from."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, cast
 
 from transformers.generation.continuous_batching.cache import group_layers_by_attn_type
 from transformers.generation.continuous_batching.cache_allocators import (
@@ -42,7 +42,7 @@ class BlockPool(CachePool):  # type: ignore[misc]
         """Give all sectors back."""
         super().reset()
         if self.requests is not None:
-            self.free_sectors = []
+            self.free_sectors: list[int] = []
 
     def try_to_free_sectors(self) -> None:
         """Make sectors of blocks, where there are sectors."""
@@ -120,18 +120,18 @@ class BlockAllocator(FullAttentionCacheAllocator):  # type: ignore[misc]
     #: Told of each new allocator's requests.
     observers: ClassVar[list[Callable[[RequestBlocks], None]]] = []
 
-    def __new__(cls, **arguments: Any) -> Self:  # noqa: ANN401
+    def __new__(cls, **arguments: Any) -> Self:
         """Make an allocator, or transformers' own for a model that is not full attention only."""
         if set(group_layers_by_attn_type(arguments["config"])) == {FULL_ATTENTION}:
-            return super().__new__(cls)
-        other: Self = FullAttentionCacheAllocator(**arguments)
-        return other
+            return cast(Self, super().__new__(cls))
+        other: Any = FullAttentionCacheAllocator(**arguments)
+        return cast(Self, other)
 
     def register_cache_tensor(
         self,
         bytes_per_sector: int,
         non_trash_bytes: int,
-        cache_tensor: Any,  # noqa: ANN401
+        cache_tensor: Any,
         pool: BlockPool,
     ) -> None:
         """Take the memory, and number its blocks as transformers does: trash comes first."""
@@ -207,7 +207,7 @@ class BlockAllocator(FullAttentionCacheAllocator):  # type: ignore[misc]
         return self.requests.fork(source_request_id, dest_request_id, past_length)
 
 
-def requests_of(cache: Any) -> RequestBlocks | None:  # noqa: ANN401
+def requests_of(cache: Any) -> RequestBlocks | None:
     """Return the requests of a `PagedAttentionCache`; None where transformers keeps them."""
     allocator = cache.cache_allocators.get(FULL_ATTENTION)
     return allocator.requests if isinstance(allocator, BlockAllocator) else None

@@ -22,6 +22,7 @@ from transformers.generation.continuous_batching.scheduler import (
 )
 
 from nbkv.integrations.transformers.batching_allocator import requests_of
+from nbkv.integrations.transformers.batching_requests import RequestBlocks
 
 _LOGGER: Final = logging.getLogger(__name__)
 _DECODING: Final = RequestStatus.DECODING
@@ -63,10 +64,97 @@ class _Budget:
         self.requests -= 1
 
 
+class _Filling:
+    """One batch being filled, request by request.
+
+    Parameters
+    ----------
+    scheduler : BlockScheduling
+    blocks : RequestBlocks
+    budget : _Budget
+    removed : set of str
+        Takes the names of requests that wait no longer.
+
+    Attributes
+    ----------
+    lacks_blocks : bool
+        Whether a request had to wait for blocks.
+    """
+
+    def __init__(
+        self,
+        scheduler: "BlockScheduling",
+        blocks: RequestBlocks,
+        budget: _Budget,
+        removed: set[str],
+    ) -> None:
+        self.scheduler, self.blocks = scheduler, blocks
+        self.budget, self.removed = budget, removed
+        self.lacks_blocks = False
+        self._cache = scheduler.cache
+        self._block_size = blocks.cache.config.block_size
+
+    def add_decode(self, state: RequestState) -> Any:
+        """Schedule one token; blocks are looked at only where it begins a new one."""
+        position = state.position_offset
+        if not self.budget.can_read(1, position):
+            return None
+        begins_block = position % self._block_size == 0
+        if begins_block and not self._cache.can_store_request_tokens(state, 1):
+            return self._leave_out(state, 1)
+        self.budget.take(1, position)
+        return FutureRequestState(state, not state.remaining_prefill_tokens, {}, 1)
+
+    def add_chunk(self, state: RequestState) -> Any:
+        """Schedule a chunk of a prompt, as much as the batch has room for."""
+        scheduler, budget = self.scheduler, self.budget
+        tokens = state.remaining_prefill_tokens or state.tokens_to_process
+        is_new = state.status == RequestStatus.PENDING and not state.is_cpu_offloaded
+        num_prompt = len(tokens) if is_new else 0
+        if is_new and self._cache.use_prefix_sharing:
+            tokens = self._take_prefix(state, tokens)
+            if tokens is None:
+                return None
+        num_new = min(len(tokens), budget.tokens)
+        position = state.position_offset
+        # Its last token waits for the fork: a parent may end up with no token in this batch.
+        if not budget.can_read(0 if state.num_children else num_new, position):
+            return None
+        if not self._cache.can_store_request_tokens(state, num_new):
+            return self._leave_out(state, num_new)
+        scheduler._schedule_request(state, tokens, budget.tokens, self.removed)
+        num_new = len(state.tokens_to_process)
+        budget.take(num_new, position)
+        self.blocks.num_prompt_tokens += num_prompt
+        if scheduler.waiting_requests.pop(state.request_id, None) is not None:
+            self.removed.add(state.request_id)
+        return FutureRequestState(state, not state.remaining_prefill_tokens, {}, num_new)
+
+    def _take_prefix(self, state: RequestState, tokens: list[int]) -> list[int] | None:
+        """Hold what is cached of a prompt and return the rest; None if it must wait."""
+        num_hit, num_revived = self.blocks.find_hit(tokens)
+        if num_hit == 0:
+            return tokens
+        num_new = min(len(tokens) - num_hit, self.budget.tokens)
+        if not self.budget.can_read(num_new, num_hit):
+            return None
+        if not self.blocks.has_room_behind(num_hit, num_revived, num_hit + num_new):
+            self._leave_out(state, num_new)
+            return None
+        rest: list[int] = self.scheduler._infer_request_tokens(state, self.removed)
+        return rest
+
+    def _leave_out(self, state: RequestState, num_new: int) -> None:
+        """Note that a request has to wait for blocks; one that holds some is starved."""
+        self.lacks_blocks = True
+        if state.request_id in self.scheduler.active_requests:
+            self.scheduler.starved_requests.append((state, num_new))
+
+
 class BlockScheduling(Scheduler):  # type: ignore[misc]
     """What both schedulers do in nbkv's way; transformers' own where nbkv has no blocks."""
 
-    def __init__(self, cache: Any, *arguments: Any, **keywords: Any) -> None:  # noqa: ANN401
+    def __init__(self, cache: Any, *arguments: Any, **keywords: Any) -> None:
         super().__init__(cache, *arguments, **keywords)
         self._blocks = requests_of(cache)
         if self._blocks is None:
@@ -76,7 +164,7 @@ class BlockScheduling(Scheduler):  # type: ignore[misc]
                 ", ".join(cache.cache_allocators),
             )
 
-    def schedule_batch(self, token_budget: int, cache_budget: int) -> Any:  # noqa: ANN401
+    def schedule_batch(self, token_budget: int, cache_budget: int) -> Any:
         """Publish what the batches before have computed, then schedule the next."""
         if self._blocks is not None:
             self._blocks.commit()
@@ -94,7 +182,7 @@ class BlockScheduling(Scheduler):  # type: ignore[misc]
         if self._blocks is None:
             return bool(super()._try_to_meet_safety_margin())
         room = self._blocks.cache.num_usable_blocks
-        return room >= self.safety_margin * self._blocks.num_blocks
+        return bool(room >= self.safety_margin * self._blocks.num_blocks)
 
     def _process_candidates(
         self,
@@ -102,13 +190,10 @@ class BlockScheduling(Scheduler):  # type: ignore[misc]
         token_budget: int,
         cache_budget: int,
         request_ids_to_remove_from_waiting: set[str],
-    ) -> tuple[list[Any], bool, bool, int, int]:
+    ) -> Any:
         removed = request_ids_to_remove_from_waiting
         if self._blocks is None:
-            filled: tuple[list[Any], bool, bool, int, int] = super()._process_candidates(
-                candidates, token_budget, cache_budget, removed
-            )
-            return filled
+            return super()._process_candidates(candidates, token_budget, cache_budget, removed)
         budget = _Budget(
             token_budget,
             cache_budget,
@@ -116,68 +201,29 @@ class BlockScheduling(Scheduler):  # type: ignore[misc]
             self.cache.max_blocks_per_request > 0,
             self.cache.max_decode_fast_path_length,
         )
-        self.starved_requests = []
-        self._some_lack_blocks = False
+        self.starved_requests: list[tuple[Any, int]] = []
+        filling = _Filling(self, self._blocks, budget, removed)
+        scheduled = self._fill(filling, candidates)
+        numbers = budget.decode_only, budget.num_planned, budget.num_reads
+        return scheduled, filling.lacks_blocks, *numbers
+
+    def _fill(self, filling: _Filling, candidates: list[Any]) -> list[Any]:
+        """Schedule requests in their order until the batch is full."""
         has_margin = self._try_to_meet_safety_margin()
         scheduled: list[Any] = []
         for state in candidates:
-            if state.status is _DECODING and not state.num_children:
-                future = self._schedule_decode(state, budget)
-            elif scheduled and not has_margin and state.status is not _DECODING:
+            is_decoding = state.status is _DECODING
+            if is_decoding and not state.num_children:
+                future = filling.add_decode(state)
+            elif scheduled and not has_margin and not is_decoding:
                 break
             else:
-                future = self._schedule_chunk(state, budget, removed)
+                future = filling.add_chunk(state)
             if future is not None:
                 scheduled.append(future)
-                if budget.is_spent:
+                if filling.budget.is_spent:
                     break
-        lacking = self._some_lack_blocks
-        return scheduled, lacking, budget.decode_only, budget.num_planned, budget.num_reads
-
-    def _schedule_decode(self, state: RequestState, budget: _Budget) -> Any:  # noqa: ANN401
-        """Schedule one token; blocks are looked at only where it begins a new one."""
-        position = state.position_offset
-        if not budget.can_read(1, position):
-            return None
-        begins_block = position % self._blocks.cache.config.block_size == 0
-        if begins_block and not self.cache.can_store_request_tokens(state, 1):
-            return self._leave_out(state, 1)
-        budget.take(1, position)
-        return FutureRequestState(state, not state.remaining_prefill_tokens, {}, 1)
-
-    def _schedule_chunk(self, state: RequestState, budget: _Budget, removed: set[str]) -> Any:  # noqa: ANN401
-        """Schedule a chunk of a prompt, as much as the batch has room for."""
-        tokens = state.remaining_prefill_tokens or state.tokens_to_process
-        is_new = state.status == RequestStatus.PENDING and not state.is_cpu_offloaded
-        num_prompt = len(tokens) if is_new else 0
-        if is_new and self.cache.use_prefix_sharing:
-            num_hit, num_revived = self._blocks.find_hit(tokens)
-            num_new = min(len(tokens) - num_hit, budget.tokens)
-            if num_hit and not budget.can_read(num_new, num_hit):
-                return None
-            if not self._blocks.has_room_behind(num_hit, num_revived, num_hit + num_new):
-                return self._leave_out(state, num_new)
-            if num_hit:
-                tokens = self._infer_request_tokens(state, removed)
-        num_new = min(len(tokens), budget.tokens)
-        position = state.position_offset
-        if not budget.can_read(num_new, position):
-            return None
-        if not self.cache.can_store_request_tokens(state, num_new):
-            return self._leave_out(state, num_new)
-        self._schedule_request(state, tokens, budget.tokens, removed)
-        num_new = len(state.tokens_to_process)
-        budget.take(num_new, position)
-        self._blocks.num_prompt_tokens += num_prompt
-        if self.waiting_requests.pop(state.request_id, None) is not None:
-            removed.add(state.request_id)
-        return FutureRequestState(state, not state.remaining_prefill_tokens, {}, num_new)
-
-    def _leave_out(self, state: RequestState, num_new: int) -> None:
-        """Note that a request had to wait for blocks; one that holds some is starved."""
-        self._some_lack_blocks = True
-        if state.request_id in self.active_requests:
-            self.starved_requests.append((state, num_new))
+        return scheduled
 
 
 class BlockFIFOScheduler(BlockScheduling, FIFOScheduler):  # type: ignore[misc]

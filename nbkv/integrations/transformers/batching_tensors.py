@@ -59,9 +59,9 @@ def preparing(original: Prepare) -> Prepare:
     """
 
     def prepare_batch_tensors(
-        self: Any,  # noqa: ANN401
+        self: Any,
         requests_in_batch: list[Any],
-        logits_processors: Any,  # noqa: ANN401
+        logits_processors: Any,
         use_decode_fast_path: bool,
         num_q_tokens: int,
         max_kv_read: int,
@@ -95,7 +95,7 @@ def preparing(original: Prepare) -> Prepare:
 
 
 def _reset(
-    io: Any,  # noqa: ANN401
+    io: Any,
     num_requests: int,
     use_decode_fast_path: bool,
     num_q_tokens: int,
@@ -110,7 +110,7 @@ def _reset(
     io.true_read_sizes, io.true_write_sizes = [0], [0]
 
 
-def _advance(io: Any, batch: list[Any]) -> _Lengths:  # noqa: ANN401
+def _advance(io: Any, batch: list[Any]) -> _Lengths:
     """Move each request past its new tokens, and write those and their places."""
     ids: list[int] = []
     past: list[int] = []
@@ -136,7 +136,7 @@ def _advance(io: Any, batch: list[Any]) -> _Lengths:  # noqa: ANN401
     return lengths
 
 
-def _describe(io: Any, lengths: _Lengths, num_sequences: int) -> None:  # noqa: ANN401
+def _describe(io: Any, lengths: _Lengths, num_sequences: int) -> None:
     """Write the batch's lengths, those of padding sequences too, and its attention mask."""
     io.total_seqlen_q = int(lengths.queries[-1])
     io.total_seqlen_k[FULL_ATTENTION] = int(lengths.keys[-1])
@@ -149,13 +149,12 @@ def _describe(io: Any, lengths: _Lengths, num_sequences: int) -> None:  # noqa: 
             cumulative_seqlens_k=lengths.keys.tolist(),
             sliding_window=1,
         )
-    padding = (0, num_sequences + 1 - lengths.queries.size)
-    _put(io.cumulative_seqlens_q, np.pad(lengths.queries, padding, "edge"))
-    _put(io.cumulative_seqlens_k[FULL_ATTENTION], np.pad(lengths.keys, padding, "edge"))
+    _put_sums(io.cumulative_seqlens_q, lengths.queries, num_sequences)
+    _put_sums(io.cumulative_seqlens_k[FULL_ATTENTION], lengths.keys, num_sequences)
 
 
 def _address(
-    io: Any,  # noqa: ANN401
+    io: Any,
     requests: RequestBlocks,
     states: list[Any],
     lengths: _Lengths,
@@ -187,6 +186,13 @@ def _array_of(tensor: torch.Tensor) -> npt.NDArray[Any]:
         array: npt.NDArray[Any] = tensor.numpy()
         return array
     return np.empty(tensor.shape, np.int64 if tensor.dtype == torch.int64 else np.int32)
+
+
+def _put_sums(tensor: torch.Tensor, sums: Int32s, num_sequences: int) -> None:
+    """Write sums of lengths, those of padding sequences too, which have none."""
+    _put(tensor, sums)
+    if sums.size <= num_sequences:
+        tensor[sums.size : num_sequences + 1] = int(sums[-1])
 
 
 def _put(tensor: torch.Tensor, values: Int32s | Int64s) -> None:
