@@ -1,6 +1,7 @@
 """``nbkv bench``: what nbkv promises and what this machine measures, as a table."""
 
 import argparse
+import importlib
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -43,10 +44,21 @@ def subjects(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def need_integration(name: str) -> None:
+    """Raise `MissingExtraError` unless what a subject measures can be imported."""
+    try:
+        importlib.import_module(f"nbkv.integrations.{name}")
+    except ImportError as error:
+        raise common.MissingExtraError(str(error)) from None
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure and report."""
     if not args.json:
         common.need_extra("rich", "the table (not --json)")
+    for name in args.only:
+        if name in OPTIONAL:
+            need_integration(name)
     trace = common.load_trace(args)
     results: list[Measurement] = []
     with common.progress_bar("measuring", 0) as (advance, set_total):

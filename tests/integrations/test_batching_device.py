@@ -16,8 +16,9 @@ transformers = pytest.importorskip(
 
 from batching_device import VOCABULARY, Device, complete  # noqa: E402
 
-from nbkv.bench.batching import new_processor  # noqa: E402
+from nbkv.bench.batching import DecodingBatch, new_processor  # noqa: E402
 from nbkv.integrations.transformers import install, installed, uninstall  # noqa: E402
+from nbkv.integrations.transformers.batching_allocator import requests_of  # noqa: E402
 
 PAGE = 8
 
@@ -169,6 +170,16 @@ def test_a_processor_from_before_install_goes_on_as_it_was(rng):
         device.run()
         assert batching.cache is before
     assert device.outputs == expected
+
+
+@pytest.mark.parametrize("uses_block_table", [False, True])
+@pytest.mark.parametrize("uses_nbkv", [False, True])
+def test_the_benchmark_decodes(uses_nbkv, uses_block_table):
+    batch = DecodingBatch(3, 20, uses_nbkv=uses_nbkv, uses_block_table=uses_block_table)
+    before, after = batch.seconds_a_step(2)
+    assert 0 < after < before < 1
+    assert (requests_of(batch._processor.cache) is not None) == uses_nbkv
+    assert batch._processor.inputs_and_outputs.use_block_table == uses_block_table
 
 
 def tensors_of(io):

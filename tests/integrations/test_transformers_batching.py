@@ -1,6 +1,8 @@
 """``generate_batch`` on nbkv: the tokens of transformers' own allocator and of plain generate."""
 
 import random
+import runpy
+from pathlib import Path
 
 import pytest
 from invariants import assert_intact
@@ -15,9 +17,13 @@ from transformers.generation.continuous_batching import (  # noqa: E402
     input_outputs,
     scheduler,
 )
+from transformers.generation.continuous_batching.cache_allocators import (  # noqa: E402
+    FullAttentionCacheAllocator,
+)
 
 from nbkv.integrations.transformers import install, installed, uninstall  # noqa: E402
 
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "transformers_batching.py"
 NUM_REQUESTS, NUM_NEW, PAGE, VOCABULARY = 24, 12, 8, 199
 SHAPE = {
     "vocab_size": VOCABULARY,
@@ -83,6 +89,21 @@ def expected(model, prompts):
     return generate_plainly(model, prompts)
 
 
+@pytest.fixture
+def preempted(monkeypatch):
+    """Note which requests transformers' own allocator takes the blocks back from."""
+    names = []
+    free = FullAttentionCacheAllocator.free_blocks
+
+    def free_blocks(self, request_id, no_cache=False):
+        if no_cache and request_id in self.block_table:
+            names.append(request_id)
+        free(self, request_id, no_cache)
+
+    monkeypatch.setattr(FullAttentionCacheAllocator, "free_blocks", free_blocks)
+    return names
+
+
 def generate_batch(model, prompts, num_blocks, num_outputs=1):
     sampling = {"do_sample": True, "top_k": 1} if num_outputs > 1 else {"do_sample": False}
     outputs = model.generate_batch(
@@ -100,11 +121,12 @@ def generate_batch(model, prompts, num_blocks, num_outputs=1):
 @pytest.mark.parametrize("num_blocks", [400, 60, 30])
 @pytest.mark.parametrize("num_outputs", [1, 3])
 def test_tokens_equal_those_of_transformers_own_allocator_and_of_a_dynamic_cache(
-    model, prompts, expected, num_outputs, num_blocks
+    model, prompts, expected, preempted, num_outputs, num_blocks
 ):
     theirs = generate_batch(model, prompts, num_blocks, num_outputs)
     with installed() as batching:
         ours = generate_batch(model, prompts, num_blocks, num_outputs)
+    print(f"transformers' own preemptions: {len(preempted)}; nbkv: {batching.stats}")
     assert ours == theirs
     assert ours == [tokens for tokens in expected for _ in range(num_outputs)]
 
@@ -117,6 +139,8 @@ def test_tokens_equal_those_of_transformers_own_allocator_and_of_a_dynamic_cache
     assert stats.prompt_tokens >= sum(map(len, prompts))
     assert (stats.evictions > 0) == (num_blocks < 400)
     assert (stats.preemptions > 0) == (num_blocks < 400)
+    if num_blocks == 30:
+        assert stats.preemptions < len(preempted) / 2
 
 
 def test_sliding_layers_are_left_to_transformers(prompts, caplog):
@@ -207,3 +231,10 @@ def test_there_are_no_stats_before_the_first_batch():
 
     assert Batching().cache is None
     assert Batching().stats is None
+
+
+def test_the_example_of_the_documentation_runs(capsys):
+    runpy.run_path(str(EXAMPLE))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("req_0 [")
+    assert lines[2:] == ["2016 of 2448 prompt tokens were cached", "250 blocks free, 6 evictable"]
