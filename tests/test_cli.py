@@ -469,6 +469,17 @@ class TestBench:
     def test_bench_refuses_an_unknown_subject(self, capsys):
         assert "unknown subject 'speed'" in usage_error(capsys, "bench", "--only", "speed")
 
+    def test_bench_measures_what_needs_other_libraries_only_when_asked(self, monkeypatch, capsys):
+        asked = []
+        monkeypatch.setattr(
+            bench_command, "measure", lambda names, trace: asked.extend(names) or iter(())
+        )
+        assert cli.main(["bench", "--json", "--requests", "5"]) == 0
+        assert asked == [name for name in suite.SUBJECTS if name not in suite.OPTIONAL]
+        monkeypatch.setitem(sys.modules, "nbkv.integrations.transformers", None)
+        assert cli.main(["bench", "--only", "transformers", "--json"]) == 1
+        assert "nbkv.integrations.transformers" in capsys.readouterr().err
+
     def test_best_of_takes_the_shortest_round(self):
         seconds = iter([3.0, 1.0, 2.0])
         assert best_of(3, lambda: next(seconds)) == 1.0
