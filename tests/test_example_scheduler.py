@@ -259,6 +259,15 @@ def test_samples_wait_until_there_are_rows_for_all() -> None:
     assert model.steps[0][1] == [6]
 
 
+def test_seeds_of_samples_wrap_around() -> None:
+    for seed in (-1, 2**64 - 1):
+        scheduler, _ = watched(100, 32, max_sequences=4)
+        scheduler.add(Request(np.arange(5), 9, num_samples=2, seed=seed))
+        scheduler.step()
+        rows = scheduler.running & ROW_MASK
+        assert scheduler.rows["seed"][rows].tolist() == [2**64 - 1, 0]
+
+
 def test_a_sequence_ends_with_its_stop_token() -> None:
     scheduler, _ = watched(100, 32, max_sequences=4)
     request = Request(np.arange(5), 50, stop_token=8)

@@ -180,7 +180,7 @@ class Scheduler:
         request, num_known, row = sequence.request, len(sequence.tokens), handle & ROW_MASK
         most, seed = len(request.prompt) + request.num_outputs, request.seed + sequence.sample
         own = num_computed, num_known, most, sequence.num_forks
-        self.rows[row] = (*own, request.stop_token, seed, request.temperature)
+        self.rows[row] = (*own, request.stop_token, seed % 2**64, request.temperature)
         self.text[row, :num_known] = sequence.tokens
         self.sequences[row] = sequence
         self.running = np.append(self.running, handle)
