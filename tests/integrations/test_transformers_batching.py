@@ -138,9 +138,9 @@ def test_tokens_equal_those_of_transformers_own_allocator_and_of_a_dynamic_cache
     assert stats.hit_tokens > 300
     assert stats.prompt_tokens >= sum(map(len, prompts))
     assert (stats.evictions > 0) == (num_blocks < 400)
-    assert (stats.preemptions > 0) == (num_blocks < 400)
+    assert stats.preemptions <= len(preempted)
     if num_blocks == 30:
-        assert stats.preemptions < len(preempted) / 2
+        assert 0 < stats.preemptions < len(preempted) / 2
 
 
 def test_sliding_layers_are_left_to_transformers(prompts, caplog):

@@ -1,9 +1,10 @@
-"""transformers' schedulers on nbkv's blocks: the same decisions, with less work for each.
+"""transformers' schedulers on nbkv's blocks: the same order, with less work for each request.
 
-What differs: room is what is free or evictable, so that nothing is evicted to be counted;
-blocks are looked at only where a request begins a new one; a waiting request takes hold of
-its cached prefix only if the rest of its chunk fits as well, or it would have to be preempted
-to let go again.
+What differs: room is what is free or evictable, so that nothing is evicted to be counted, and
+the safety margin is looked at before each prompt, not once a batch, since prompts would use
+up what is evictable too; blocks are looked at only where a request begins a new one; a waiting
+request takes hold of its cached prefix only if the rest of its chunk fits as well, or it would
+have to be preempted to let go again.
 """
 
 import logging
@@ -209,13 +210,12 @@ class BlockScheduling(Scheduler):  # type: ignore[misc]
 
     def _fill(self, filling: _Filling, candidates: list[Any]) -> list[Any]:
         """Schedule requests in their order until the batch is full."""
-        has_margin = self._try_to_meet_safety_margin()
         scheduled: list[Any] = []
         for state in candidates:
             is_decoding = state.status is _DECODING
             if is_decoding and not state.num_children:
                 future = filling.add_decode(state)
-            elif scheduled and not has_margin and not is_decoding:
+            elif scheduled and not is_decoding and not self._try_to_meet_safety_margin():
                 break
             else:
                 future = filling.add_chunk(state)
