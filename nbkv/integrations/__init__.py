@@ -1,0 +1,1 @@
+"""Bridges into programs that others wrote: nothing else here imports their libraries."""
