@@ -372,6 +372,21 @@ def test_rows_that_have_finished_go_on_with_padding() -> None:
     check_empty(kv)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_keys_and_values_that_somebody_keeps_stay_as_they_were(dtype: str) -> None:
+    model = make_model("Llama", dtype)
+    pasts = [PagedCache(model.config, make_kv(model)), dense(model)]
+    kept: list[list[Any]] = [[], []]
+    generator = torch.Generator().manual_seed(2)
+    for size in (7, 1, 2, 1):
+        new = torch.randn((6, 2, 2, size, 8), generator=generator).to(model.dtype)
+        for past, tensors in zip(pasts, kept, strict=True):
+            for layer in range(3):
+                tensors += past.update(new[2 * layer], new[2 * layer + 1], layer)
+    assert all(ours.equal(theirs) for ours, theirs in zip(*kept, strict=True))
+    assert all(tensor.is_contiguous() for tensor in kept[0])
+
+
 @pytest.mark.parametrize("layout", ["block_major", "layer_major"])
 @pytest.mark.parametrize("order", ["NHD", "HND"])
 def test_pools_of_any_layout_serve(layout: str, order: str, rng: random.Random) -> None:

@@ -10,9 +10,11 @@ import torch
 from nbkv._arguments import refuse
 from nbkv.errors import KVCacheError, StepError
 from nbkv.integrations.transformers.rows import Ints, Rows
+from nbkv.integrations.transformers.scratch import Scratch
 
 #: A torch.Tensor: of keys or of values, (num_rows, num_kv_heads, num_columns, head_dim).
 Tensor = Any
+Array = npt.NDArray[Any]
 
 _FLOATS: Final = ("float32", "float16", "bfloat16")
 
@@ -61,6 +63,7 @@ class Forwards:
         #: Rows that the model has for each that is kept, until they differ.
         self.repeats = 1
         self._forward: Forward | None = None
+        self._scratch = Scratch()
 
     def num_columns(self, layer: int) -> int:
         """Return how many columns a layer has."""
@@ -115,12 +118,14 @@ class Forwards:
         if forward is None or layer != forward.next_layer:
             wanted = 0 if forward is None else forward.next_layer
             raise StepError(f"layer {layer} was updated; layer {wanted} is the next of this pass")
-        rows = [
-            tensor[:: forward.repeats].transpose(1, 2).reshape(-1, *tensor.shape[1::2])
-            for tensor in (keys, values)
-        ]
-        self.pool.append(layer, *rows, forward.slots)
-        result = self._read(forward, layer, keys, values)
+        new = as_array(keys), as_array(values)
+        shape = (-1, *keys.shape[1::2])
+        rows = (x[:: forward.repeats].transpose(0, 2, 1, 3).reshape(shape) for x in new)
+        self.pool.append(layer, *map(np.ascontiguousarray, rows), forward.slots)
+        if self.rows.num_columns:
+            result = self._read(forward, layer, *new)
+        else:
+            result = keys.contiguous(), values.contiguous()
         forward.next_layer += 1
         if forward.next_layer == self.pool.config.num_layers:
             self.rows.commit(forward.num_new)
@@ -173,21 +178,48 @@ class Forwards:
             refuse("the keys' num_kv_heads and head_dim", tuple(keys.shape[1::2]), f"{shape}")
 
     def _read(
-        self, forward: Forward, layer: int, keys: Tensor, values: Tensor
+        self, forward: Forward, layer: int, keys: Array, values: Array
     ) -> tuple[Tensor, Tensor]:
         """Put what the pool has in front of the new columns."""
         past, repeats = self.rows.num_columns, forward.repeats
-        if not past:
-            return keys.contiguous(), values.contiguous()
         batch, num_heads, num_new, head_dim = keys.shape
         shape = (2, batch, num_heads, past + num_new, head_dim)
-        whole = torch.empty(shape, dtype=keys.dtype)
+        whole = self._scratch.lend(shape, keys.dtype)
         for i, (table, pad) in enumerate(zip(forward.tables, self.rows.pads.tolist(), strict=True)):
             row = whole[:, i * repeats, :, :past]
             # Padding is masked: what is there must only be finite.
             row[:, :, :pad] = 0
             if pad < past:
-                self.pool.gather(layer, table, past - pad, out=row[:, :, pad:].transpose(1, 2))
+                out = row[:, :, pad:].transpose(0, 2, 1, 3)
+                self.pool.gather(layer, table, past - pad, out=out)
             whole[:, i * repeats + 1 : (i + 1) * repeats, :, :past] = row[:, None]
         whole[0, :, :, past:], whole[1, :, :, past:] = keys, values
-        return whole[0], whole[1]
+        return as_tensor(whole[0]), as_tensor(whole[1])
+
+
+def as_array(tensor: Tensor) -> Array:
+    """View a tensor as numpy's array, bfloat16 as its words: pools take that faster.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        On the CPU.
+
+    Returns
+    -------
+    numpy.ndarray
+        The same memory.
+    """
+    plain = tensor.detach()
+    if plain.dtype == torch.bfloat16:
+        words: Array = plain.view(torch.int16).numpy().view(np.uint16)
+        return words
+    array: Array = plain.numpy()
+    return array
+
+
+def as_tensor(array: Array) -> Tensor:
+    """View what `as_array` gives as a tensor again."""
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
