@@ -26,6 +26,7 @@ QUESTIONS = [
     "What does it cost when I bring a book back late?",
 ]
 FOLLOW_UP = "And how often can I extend a loan?"
+MAX_NEW = 40
 
 
 def load_smollm2():
@@ -59,7 +60,7 @@ class Chat:
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
 
-    def answer(self, messages, max_new_tokens=40):
+    def answer(self, messages, max_new_tokens=MAX_NEW):
         """Answer the last message: the text, and what of the prompt was there already."""
         inputs = self.inputs(messages)
         admitted = self.past.admit(inputs["input_ids"], inputs["attention_mask"])
