@@ -1,1 +1,1 @@
-"""Bridges into programs that others wrote: nothing else here imports their libraries."""
+"""nbkv inside programs that others wrote; each subpackage needs what its name says."""

@@ -1,27 +1,30 @@
-"""Which transformers this was tested against; any other is refused by name."""
+"""Which libraries this package was written against, checked before they are imported."""
 
-from importlib import metadata
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-TESTED: Final = "5.23"
+#: What is replaced in transformers is not a public interface: other versions have other parts.
+TRANSFORMERS: Final = "5.23."
 _INSTALL: Final = "pip install 'nbkv[transformers]'"
 
 
 def check_versions() -> None:
-    """Check that transformers and torch are there, and of a version that was tested.
+    """Refuse other versions of transformers than the tested ones.
 
     Raises
     ------
     ImportError
+        It says what was found and what to install.
     """
-    for library in ("torch", "transformers"):
+    for name in ("transformers", "torch", "psutil"):
         try:
-            found = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            wanted = f"nbkv.integrations.transformers needs {library}, which is not installed"
-            raise ImportError(f"{wanted}; {_INSTALL}") from None
-    if not found.startswith(f"{TESTED}."):
-        raise ImportError(
-            f"transformers is {found}; nbkv.integrations.transformers was tested with"
-            f" {TESTED}.x only; {_INSTALL}"
-        )
+            found = version(name)
+        except PackageNotFoundError:
+            raise ImportError(
+                f"nbkv.integrations.transformers needs {name}, which is not installed: {_INSTALL}"
+            ) from None
+        if name == "transformers" and not found.startswith(TRANSFORMERS):
+            raise ImportError(
+                f"nbkv.integrations.transformers needs transformers {TRANSFORMERS}x;"
+                f" transformers {found} is installed: {_INSTALL}"
+            )
