@@ -5,6 +5,7 @@ import gc
 import random
 from typing import Any
 
+import numpy as np
 import paged_cache_support as support
 import pytest
 from invariants import assert_intact
@@ -442,6 +443,47 @@ def test_prefixes_survive_until_blocks_are_needed(rng: random.Random) -> None:
             outputs = generate(model, past, ids)
         assert outputs.equal(generate(model, dense(model), ids))
         check_empty(kv)
+    assert kv.stats.evictions > 0
+
+
+@pytest.mark.parametrize("policy", ["lru", "frequency"])
+def test_random_batches_over_a_small_pool_say_what_a_dynamic_cache_says(
+    policy: str, rng: random.Random
+) -> None:
+    model = make_model("Qwen3")
+    # Two batches of three rows, two beams each, take 60 blocks of these at most; all are cached.
+    kv = make_kv(model, num_blocks=64, eviction_policy=policy)
+    tokens = np.arange(64 * support.BLOCK, dtype=np.int32)
+    handle, _ = kv.admit(1, tokens)
+    kv.commit(kv.plan(np.array([handle]), tokens.size), tokens=tokens)
+    kv.free_sequence(1)
+    heads = [make_prompts(rng, rng.randrange(4, 15))[0][0].tolist() for _ in range(3)]
+    pasts = [PagedCache(model.config, kv) for _ in range(2)]
+    num_hit = 0
+    for _ in range(10):
+        past = rng.choice(pasts)
+        prompts = [
+            rng.choice(heads) + [rng.randrange(2, 96) for _ in range(rng.randrange(1, 7))]
+            for _ in range(rng.randrange(1, 4))
+        ]
+        ids, mask = make_prompts(rng, *map(len, prompts))
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[-len(prompt) :] = torch.tensor(prompt)
+        options = rng.choice([{}, {"num_beams": 2}, {"prefill_chunk_size": 5}])
+        num_hit += past.admit(ids, mask).num_hit_tokens
+        outputs = generate(model, past, ids, mask, max_new_tokens=5, **options)
+        assert outputs.equal(generate(model, dense(model), ids, mask, max_new_tokens=5, **options))
+        if "num_beams" not in options:
+            past.publish(outputs)
+            longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
+            heads[rng.randrange(3)] = outputs[longest].tolist()[:18]
+        if rng.random() < 0.5:
+            past.release()
+        assert_intact(kv)
+    for past in pasts:
+        past.release()
+    check_empty(kv)
+    assert num_hit > 0
     assert kv.stats.evictions > 0
 
 
