@@ -1,4 +1,4 @@
-"""nbkv inside Hugging Face transformers: continuous batching.
+"""nbkv inside Hugging Face transformers: continuous batching, and a cache for `generate`.
 
 Importing it needs transformers 5.23, torch and psutil: ``pip install 'nbkv[transformers]'``.
 """
@@ -16,11 +16,27 @@ if TYPE_CHECKING:
         installed,
         uninstall,
     )
+    from nbkv.integrations.transformers.paged_cache import PagedCache
+    from nbkv.integrations.transformers.reuse import Admitted
+    from nbkv.integrations.transformers.shapes import model_shape
 
-__all__ = ["Batching", "BatchingStats", "install", "installed", "uninstall"]
+__all__ = [
+    "Admitted",
+    "Batching",
+    "BatchingStats",
+    "PagedCache",
+    "install",
+    "installed",
+    "model_shape",
+    "uninstall",
+]
 
 #: Modules that names come from, imported when the first of them is asked for.
-_HOMES = dict.fromkeys(__all__, "batching")
+_HOMES = dict.fromkeys(__all__, "batching") | {
+    "Admitted": "reuse",
+    "PagedCache": "paged_cache",
+    "model_shape": "shapes",
+}
 
 check_versions()
 
