@@ -268,11 +268,11 @@ def test_install_puts_the_pool_into_its_place_and_back(fake_vllm):
 @pytest.mark.parametrize("version", ["0.33.0", "0.3.2", "1.32.0"])
 def test_another_version_is_named(fake_vllm, version):
     fake_vllm[0].__version__ = version
-    with pytest.raises(ImportError, match=f"needs vLLM 0.32, found {version}"):
+    with pytest.raises(ImportError, match=rf"needs vLLM 0\.32, found {version}"):
         adapter.install()
 
 
 def test_a_missing_vllm_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(ImportError, match="vllm==0.32.0"):
+    with pytest.raises(ImportError, match=r"vllm==0\.32\.0"):
         adapter.install()

@@ -7,6 +7,7 @@ from nbkv._keyed_blocks import KeyedBlocks
 from nbkv.errors import BlockError
 from nbkv.integrations.vllm.blocks import Block
 from nbkv.integrations.vllm.events import EventQueue, hashes_by_block
+from nbkv.layout import NO_BLOCK
 
 _GROUP_BYTES = 4
 _NOTHING_FOUND = -1
@@ -87,7 +88,8 @@ class CachingCalls:
                 raise BlockError(f"block {block.block_id} is cached already: {block!r}")
             ids.append(block.block_id)
             keys.append(hashes[i] + suffix)
-        self._blocks.publish(ids, keys)
+        before = blocks[num_cached_blocks - 1].block_id if num_cached_blocks else NO_BLOCK
+        self._blocks.publish(ids, keys, before)
         cached = (i for i in range(num_cached_blocks, num_full_blocks) if i not in skipped)
         for i, block_id in zip(cached, ids, strict=True):
             self.num_hashed_tokens[block_id] = (i + 1) * block_size
