@@ -172,9 +172,10 @@ class Scheduler:
         self.waiting.appendleft(seq)
 
 
-def random_sequences(rng, count, block_size, max_tokens=12):
+def random_sequences(rng, count, block_size, max_tokens=12, vocabulary=50):
     """Prompts over a few shared beginnings, some of them equal."""
-    shared = [[rng.randrange(50) for _ in range(rng.randrange(1, 4 * block_size))] for _ in "abc"]
+    lengths = [rng.randrange(1, 4 * block_size) for _ in range(3)]
+    shared = [[rng.randrange(vocabulary) for _ in range(length)] for length in lengths]
     sequences = []
     for seq_id in range(count):
         tail = [rng.randrange(3) for _ in range(rng.randrange(1, 2 * block_size))]
