@@ -69,11 +69,11 @@ def main() -> None:
             ours.hash_blocks(seq)
             seq.num_cached_tokens += 1
 
-    took = [0.0] * BLOCK_SIZE
-    for i in range(4 * BLOCK_SIZE):
+    took = [1.0] * BLOCK_SIZE
+    for i in range(12 * BLOCK_SIZE):
         start = time.perf_counter()
         decode()
-        took[i % BLOCK_SIZE] = time.perf_counter() - start
+        took[i % BLOCK_SIZE] = min(took[i % BLOCK_SIZE], time.perf_counter() - start)
     mean = sum(took) / BLOCK_SIZE / len(sequences)
     print(f"decode step, mean of a block's {BLOCK_SIZE}: nbkv {mean * 1e9:.0f} ns a sequence")
 

@@ -156,19 +156,22 @@ class KeyedBlocks:
                 self._after[before] = block_id
             before = block_id
 
-    def find(self, keys: Sequence[bytes]) -> list[int]:
+    def find(self, keys: Sequence[bytes], words: npt.NDArray[np.uint64] | None = None) -> list[int]:
         """Look each key up by itself; nothing changes.
 
         Parameters
         ----------
         keys : sequence of bytes
+        words : uint64 array, optional
+            `word_of` each, where the caller has them.
 
         Returns
         -------
         list of int
             -1 where there is none.
         """
-        words = np.array([word_of(key) for key in keys], np.uint64)
+        if words is None:
+            words = np.array([word_of(key) for key in keys], np.uint64)
         found = self.cache.find(words, np.full(len(keys), NO_BLOCK, np.int32))
         return [
             self._checked(handle & _BLOCK_MASK if handle >= 0 else NO_BLOCK, key)

@@ -199,7 +199,7 @@ class BlockManager:
         if start == end:
             return
         tokens = self._tokens_of(seq, end)
-        keys = self._keys(tokens)[start:end]
+        keys = self._keys(tokens)[0][start:end]
         block_ids = seq.block_table[start:end]
         self._contents[block_ids] = tokens[start * size :].reshape(end - start, size)
         self._blocks.publish(block_ids, keys)
@@ -213,7 +213,8 @@ class BlockManager:
         if num_blocks <= 0:
             return []
         tokens = self._tokens_of(seq, num_blocks)
-        found = self._blocks.find(self._keys(tokens))
+        keys, words = self._keys(tokens)
+        found = self._blocks.find(keys, words)
         hits = found[: found.index(-1)] if -1 in found else found
         same = self._contents[hits] == tokens.reshape(num_blocks, -1)[: len(hits)]
         differing = np.flatnonzero(~same.all(axis=1))
@@ -235,6 +236,9 @@ class BlockManager:
             self._converted[seq.seq_id] = seq.token_ids, known
         return known[:count]
 
-    def _keys(self, tokens: npt.NDArray[np.int32]) -> list[bytes]:
-        data = hash_tokens(tokens, self.block_size, seed=self._seed).tobytes()
-        return [data[at : at + _KEY_BYTES] for at in range(0, len(data), _KEY_BYTES)]
+    def _keys(self, tokens: npt.NDArray[np.int32]) -> tuple[list[bytes], npt.NDArray[np.uint64]]:
+        """Return the chain hash of each block, and `word_of` it."""
+        hashes = hash_tokens(tokens, self.block_size, seed=self._seed)
+        data = hashes.tobytes()
+        keys = [data[at : at + _KEY_BYTES] for at in range(0, len(data), _KEY_BYTES)]
+        return keys, hashes[:, 0] ^ hashes[:, 1]
