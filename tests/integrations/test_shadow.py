@@ -42,6 +42,17 @@ def test_random_schedules_agree(rng, kind, num_blocks):
     assert manager.shadow.num_missed_hits == 0 or kind is PlainManager
 
 
+def test_a_managers_own_line_of_free_blocks_is_counted():
+    plain = PlainManager(8, 4)
+    plain.free_block_ids = plain.line
+    manager = ShadowedBlockManager(plain)
+    run(manager, [Sequence(0, [1] * 9)])
+    assert manager.shadow.num_blocks == manager.num_blocks == 8
+    plain.line.popleft()
+    with pytest.raises(ShadowError, match="free blocks: expected 5, got 4"):
+        manager.allocate(Sequence(1, [1] * 9), 2)
+
+
 class TakesHeldBlocks(PlainManager):
     """Calls a shared block free as soon as one of its holders goes."""
 
@@ -121,7 +132,7 @@ def test_planted_bugs_are_named(rng, kind, what):
     for _ in range(10):
         manager = shadowed(kind(30, 4))
         with pytest.raises(ShadowError, match=what) as info:
-            run(manager, random_sequences(rng, 60, 4, vocabulary=2))
+            run(manager, random_sequences(rng, 300, 4, vocabulary=2))
         found.append(info.value.difference)
         assert manager.shadow.difference == info.value.difference
         assert str(info.value.difference) == str(info.value)
