@@ -1,1 +1,1 @@
-"""nbkv inside programs that others wrote; each subpackage needs what its name says."""
+"""nbkv inside programs that others wrote; each module needs what its name says."""

@@ -90,10 +90,10 @@ class PagedCache(Cache):  # type: ignore[misc]
     What was indexed stays cached, for this object and for any other of the same cache.
     """
 
-    def __init__(self, config: Any, cache: PagedKVCache) -> None:  # noqa: ANN401
+    def __init__(self, config: Any, cache: PagedKVCache) -> None:
         self._set_up(config, Rows(check_cache(config, cache)))
 
-    def _set_up(self, config: Any, rows: Rows) -> None:  # noqa: ANN401
+    def _set_up(self, config: Any, rows: Rows) -> None:
         self.config, self.cache, self._rows = config, rows.cache, rows
         self._forwards = Forwards(rows)
         layers = range(self.cache.config.num_layers)
@@ -102,8 +102,8 @@ class PagedCache(Cache):  # type: ignore[misc]
 
     def admit(
         self,
-        input_ids: Any,  # noqa: ANN401
-        attention_mask: Any = None,  # noqa: ANN401
+        input_ids: Any,
+        attention_mask: Any = None,
         *,
         salt: Salt | None = None,
         max_hit_tokens: int | None = None,
@@ -145,7 +145,7 @@ class PagedCache(Cache):  # type: ignore[misc]
         self._forwards.num_reused = self._rows.num_columns
         return admitted
 
-    def publish(self, sequences: Any) -> None:  # noqa: ANN401
+    def publish(self, sequences: Any) -> None:
         """Tell what was generated, so that later prompts that begin with it can hit it.
 
         Parameters

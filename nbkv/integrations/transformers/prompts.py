@@ -11,7 +11,7 @@ from nbkv.layout import INT32
 _INT32 = np.iinfo(INT32)
 
 
-def read_ids(name: str, value: Any) -> Tokens:  # noqa: ANN401
+def read_ids(name: str, value: Any) -> Tokens:
     """Read token ids, one row a sequence.
 
     Parameters
@@ -37,7 +37,7 @@ def read_ids(name: str, value: Any) -> Tokens:  # noqa: ANN401
     return ids.astype(INT32)
 
 
-def read_pads(mask: Any, shape: tuple[int, ...]) -> Ints:  # noqa: ANN401
+def read_pads(mask: Any, shape: tuple[int, ...]) -> Ints:
     """Read from an attention mask how many columns of padding are in front of each row.
 
     Parameters
@@ -69,7 +69,7 @@ def read_pads(mask: Any, shape: tuple[int, ...]) -> Ints:  # noqa: ANN401
     return pads
 
 
-def _read(name: str, value: Any) -> "np.ndarray[Any, Any]":  # noqa: ANN401
+def _read(name: str, value: Any) -> "np.ndarray[Any, Any]":
     array = np.asarray(value.cpu() if hasattr(value, "cpu") else value)
     if array.dtype.kind not in "iub":
         raise TypeError(f"{name} is of {array.dtype}; it must be of integers")

@@ -9,7 +9,7 @@ from nbkv.cache import PagedKVCache
 from nbkv.pools import HostPool
 
 
-def model_shape(config: Any) -> dict[str, int]:  # noqa: ANN401
+def model_shape(config: Any) -> dict[str, int]:
     """Read the shape of a token's keys and values from a model's configuration.
 
     Parameters
@@ -38,7 +38,7 @@ def model_shape(config: Any) -> dict[str, int]:  # noqa: ANN401
     }
 
 
-def check_cache(config: Any, cache: object) -> PagedKVCache:  # noqa: ANN401
+def check_cache(config: Any, cache: object) -> PagedKVCache:
     """Check that a cache can hold a model's keys and values, on the CPU.
 
     Parameters
