@@ -3,12 +3,12 @@
 Creating a cache compiles what every cache uses (`nbkv._jit.entry`), and waits for no more.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from threading import Lock
 from types import FunctionType
 from typing import Any, TypeVar
 
-from nbkv._jit import INTERPRETED, compile_entries, compile_entry
+from nbkv._jit import ENTRIES, INTERPRETED, compile_entry, make_ready
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -95,15 +95,15 @@ def _make_ready(function: F) -> F:
     return made
 
 
-def compile_everything() -> Iterator[str]:
-    """Compile, or load from disk, the entry kernels and then those on demand.
+def name_kernels() -> dict[str, Any]:
+    """Name the entry kernels and those on demand, by module and function."""
+    kernels = [*(function for function, _ in ENTRIES), *ON_DEMAND]
+    return {f"{function.__module__}.{function.__name__}": function for function in kernels}
 
-    Yields
-    ------
-    str
-        The name of the kernel just made ready.
-    """
-    yield from compile_entries()
-    for function in ON_DEMAND:
+
+def compile_kernel(function: Callable[..., Any]) -> None:
+    """Compile, or load from disk, a kernel of `name_kernels`."""
+    if function in ON_DEMAND:
         ready(function)
-        yield function.__name__
+    else:
+        make_ready(function)

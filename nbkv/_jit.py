@@ -80,7 +80,9 @@ def compile_into(
         options["nogil"] = releases_gil
         compiler = compiler_into(kind)
         compiled: F = nb.njit(forceinline=part, pipeline_class=compiler, **options)(function)
-        if folder is not None and not part:
+        # What others call goes to disk with them: two processes that compile at once could
+        # not tell whose was taken.
+        if folder is not None and not called:
             compiled._cache = KernelCache(function)
     finally:
         nb.config.CACHE_DIR = outer

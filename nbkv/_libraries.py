@@ -43,7 +43,8 @@ class KernelLibrary(JITCodeLibrary):
         module = super()._get_module_for_linking()
         if self.callees:
             module = module.clone()
-            for callee in self.callees:
+            # Callers first: the linker leaves out what nothing there calls yet.
+            for callee in reversed(self.callees):
                 module.link_in(callee.own_module(), preserve=True)
         return module
 

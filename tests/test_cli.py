@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from nbkv import cli
 from nbkv.bench import suite
 from nbkv.bench.timing import Measurement, best_of
 from nbkv.commands import bench as bench_command
-from nbkv.commands import common
+from nbkv.commands import common, compiling
 from nbkv.commands.inspect import describe
 from nbkv.replay import chat_tokens
 
@@ -383,6 +384,22 @@ class TestWarmup:
         count = len(_jit.ENTRIES) + len(_demand.ON_DEMAND)
         assert f"{count} kernels ready" in capsys.readouterr().out
 
+    @pytest.mark.skipif(INTERPRETED, reason="nothing is compiled")
+    def test_warmup_goes_on_where_other_processes_end(self, monkeypatch, capsys):
+        class Broken:
+            def __init__(self, *_, **__):
+                raise BrokenProcessPool("killed")
+
+        monkeypatch.setattr(compiling, "ProcessPoolExecutor", Broken)
+        assert cli.main(["warmup", "--jobs", "2"]) == 0
+        assert f"{len(compiling.name_kernels())} kernels ready" in capsys.readouterr().out
+
+    def test_jobs_are_a_number_from_1_on(self, capsys):
+        with pytest.raises(SystemExit) as done:
+            cli.main(["warmup", "--jobs", "0"])
+        assert done.value.code == 2
+        assert "--jobs" in capsys.readouterr().err
+
     @pytest.mark.slow
     @pytest.mark.skipif(INTERPRETED, reason="nothing is compiled")
     def test_warmup_into_a_folder_is_found_by_a_later_process(self, tmp_path):
@@ -451,6 +468,17 @@ class TestBench:
 
     def test_bench_refuses_an_unknown_subject(self, capsys):
         assert "unknown subject 'speed'" in usage_error(capsys, "bench", "--only", "speed")
+
+    def test_bench_measures_what_needs_other_libraries_only_when_asked(self, monkeypatch, capsys):
+        asked = []
+        monkeypatch.setattr(
+            bench_command, "measure", lambda names, trace: asked.extend(names) or iter(())
+        )
+        assert cli.main(["bench", "--json", "--requests", "5"]) == 0
+        assert asked == [name for name in suite.SUBJECTS if name not in suite.OPTIONAL]
+        monkeypatch.setitem(sys.modules, "nbkv.integrations.transformers", None)
+        assert cli.main(["bench", "--only", "transformers", "--json"]) == 1
+        assert "nbkv.integrations.transformers" in capsys.readouterr().err
 
     def test_best_of_takes_the_shortest_round(self):
         seconds = iter([3.0, 1.0, 2.0])

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numba
@@ -26,6 +27,48 @@ make_ready(kernel)
 arena, out = new_arena(nbkv.CacheConfig(4, 8, 1, 1, 8)), np.empty(4, np.int32)
 print(append.allocate_for_tokens(arena, 1, 13, out), out.tolist())
 print(sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))
+"""
+
+# Three kernels deep, each called and not inlined, under two entry kernels.
+CHAIN = """
+import sys
+import numpy as np
+from nbkv._jit import compile_entry, kernel, outlined_kernel
+
+@outlined_kernel
+def lowest(count):
+    total = np.int64(0)
+    for i in range(count):
+        total += i * count ^ (total >> 3)
+    return total
+
+@outlined_kernel
+def middle(count):
+    total = np.int64(0)
+    for i in range(count):
+        total += lowest(count + i) ^ (total >> 5)
+    return total
+
+@outlined_kernel
+def upper(count):
+    return middle(count) + 1
+
+def first(count):
+    return upper(count) + 1
+
+def second(count):
+    return upper(count) + 2
+
+first, second = (compile_entry(function, "int64(int64)") for function in (first, second))
+
+@kernel
+def caller(count):
+    return 2 * first(count)
+
+if __name__ == "__main__":
+    import chain
+    for name in sys.argv[1:]:
+        print(getattr(chain, name)(10))
 """
 
 
@@ -65,6 +108,44 @@ def test_code_from_disk_brings_the_outlined_kernels_that_it_calls(tmp_path: Path
     assert run() == ["4 [0, 1, 2, 3]", "0 1"]
     # In the second process nothing else is compiled or loaded that could define them.
     assert run() == ["4 [0, 1, 2, 3]", "1 0"]
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Callable[..., list[int]]:
+    """Return what calls kernels of `CHAIN`, by name, in a process of their own."""
+    path = tmp_path / "chain.py"
+    path.write_text(CHAIN)
+    folders = {"PYTHONPATH": f"{PACKAGE.parent}{os.pathsep}{tmp_path}"}
+    folders["NBKV_CACHE_DIR"] = str(tmp_path / "cache")
+
+    def call(*names: str) -> list[int]:
+        process = subprocess.run(
+            [sys.executable, str(path), *names],
+            env=os.environ | folders,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        # An end by a signal has no message.
+        assert process.returncode == 0, (process.returncode, process.stderr)
+        return [int(line) for line in process.stdout.split()]
+
+    return call
+
+
+@needs_compiler
+def test_kernels_that_several_processes_compiled_run_in_any_other(chain) -> None:
+    assert chain("first") == [13656]
+    assert chain("second") == [13657]
+    assert chain("second") == [13657]
+    assert chain("second", "first") == [13657, 13656]
+
+
+@needs_compiler
+def test_a_kernel_brings_all_that_a_kernel_from_disk_calls(chain) -> None:
+    assert chain("first") == [13656]
+    assert chain("caller") == [27312]
+    assert chain("caller") == [27312]
 
 
 def test_an_error_in_an_outlined_kernel_passes_through_its_caller() -> None:

@@ -11,6 +11,7 @@ PAGES = (
     "README.md",
     "docs/quickstart.md",
     "docs/scheduler.md",
+    "docs/schedule-simulation.md",
     "docs/running-ahead.md",
     "docs/prefix-caching.md",
     "docs/hashing.md",

@@ -5,31 +5,33 @@ import random
 import numpy as np
 
 import nbkv
+from nbkv.replay.scheduler import Request, Scheduler
 from nbkv.testing import LaggingExecutor
 
 
 class Model:
-    """What a scheduler takes for its model: the executor carries plans out, sampling is chance."""
+    """What a scheduler takes for its model: the executor carries plans out, logits are chance."""
 
-    def __init__(self, executor, rng):
-        self.executor, self.rng = executor, rng
+    def __init__(self, executor, seed):
+        self.executor, self.rng = executor, np.random.default_rng(seed)
 
-    def __call__(self, plan, tokens):
+    def __call__(self, tokens, plan):
         self.executor.submit(plan, tokens)
-        return [self.rng.randrange(50) for _ in range(plan.num_entries)]
+        return self.rng.random((plan.num_entries, 50))
 
 
-def check_scheduler(make_scheduler, seed, num_requests=30):
-    """Run ``make_scheduler(cache, model)`` on requests that share beginnings, in a small pool."""
+def check_scheduler(seed, num_requests=30):
+    """Run a scheduler on requests that share beginnings, in a small pool."""
     rng = random.Random(seed)
     cache = nbkv.PagedKVCache(nbkv.CacheConfig(4, 20, 1, 1, 64, max_sequences=8))
     with LaggingExecutor(cache, lag=(0, 3), seed=seed) as executor:
-        scheduler = make_scheduler(cache, Model(executor, rng))
+        scheduler = Scheduler(cache, Model(executor, seed), max_tokens=24)
         system = [rng.randrange(50) for _ in range(9)]
-        for seq_id in range(num_requests):
+        for _ in range(num_requests):
             prompt = system[: rng.randint(1, 9)] + [rng.randrange(50) for _ in range(4)]
-            scheduler.add(seq_id, prompt, rng.randint(1, 12))
-        scheduler.run()
+            scheduler.add(Request(prompt, rng.randint(1, 12), num_samples=rng.randint(1, 3)))
+        while not scheduler.is_idle:
+            scheduler.step()
     # Leaving the block has run what was waiting and looked through all that is left.
     assert cache.num_held_blocks == 0
 

@@ -4,7 +4,7 @@ Each number is the best of many rounds. Hot: the round before did the same. Cold
 caches were flushed before the call.
 """
 
-from nbkv.bench.suite import SUBJECTS, measure
+from nbkv.bench.suite import OPTIONAL, SUBJECTS, measure
 from nbkv.bench.timing import Measurement
 
-__all__ = ["SUBJECTS", "Measurement", "measure"]
+__all__ = ["OPTIONAL", "SUBJECTS", "Measurement", "measure"]

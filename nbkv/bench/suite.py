@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from nbkv.bench import blocks, decoding, emitting, hashing, pools, processes, stepping
+from nbkv.bench import batching, blocks, decoding, emitting, hashing, pools, processes, stepping
 from nbkv.bench.timing import Measurement
 from nbkv.config import EvictionPolicy
 from nbkv.replay.reading import AnyTrace
@@ -191,6 +191,25 @@ def _pools(_: AnyTrace) -> Iterator[Measurement]:
     yield Measurement("pools", f"attention.decode, {size}, 32 heads over 8", "us", value)
 
 
+def _transformers(_: AnyTrace) -> Iterator[Measurement]:
+    for uses_block_table, form in ((False, "index"), (True, "block table")):
+        for num_sequences, context, times in ((32, 512, None), (64, 2_048, None), (256, 1_024, 20)):
+            sides = [
+                batching.DecodingBatch(
+                    num_sequences, context, uses_nbkv=uses_nbkv, uses_block_table=uses_block_table
+                ).seconds_a_step(ROUNDS)
+                for uses_nbkv in (False, True)
+            ]
+            size = f"{form}, {num_sequences} x {context:,} tokens"
+            for (before, after), whose in zip(sides, ("transformers' own", "nbkv"), strict=True):
+                name = f"{size}: {whose}"
+                yield Measurement("transformers", name, "ms/step", (before + after) * 1e3)
+            value = sum(sides[0]) / sum(sides[1])
+            limit = None if uses_block_table else times
+            name = f"{size}: times less"
+            yield Measurement("transformers", name, "times", value, limit, at_least=True)
+
+
 SUBJECTS: dict[str, Callable[[AnyTrace], Iterator[Measurement]]] = {
     "append": _append,
     "allocate": _allocate,
@@ -204,7 +223,10 @@ SUBJECTS: dict[str, Callable[[AnyTrace], Iterator[Measurement]]] = {
     "tokens": _tokens,
     "start": _start,
     "memory": _memory,
+    "transformers": _transformers,
 }
+#: Measured when asked for only: they need libraries that nbkv does not.
+OPTIONAL = ("transformers",)
 
 
 def measure(subjects: list[str], trace: AnyTrace) -> Iterator[Measurement]:

@@ -1,11 +1,12 @@
 """``nbkv bench``: what nbkv promises and what this machine measures, as a table."""
 
 import argparse
+import importlib
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from nbkv.bench import SUBJECTS, Measurement, measure
+from nbkv.bench import OPTIONAL, SUBJECTS, Measurement, measure
 from nbkv.commands import common
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--only",
         type=subjects,
-        default=",".join(SUBJECTS),
+        default=",".join(name for name in SUBJECTS if name not in OPTIONAL),
         metavar="SUBJECTS",
-        help="subjects, joined by commas (default: %(default)s)",
+        help=f"subjects, joined by commas (default: %(default)s); also: {', '.join(OPTIONAL)}",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)
@@ -43,10 +44,21 @@ def subjects(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def need_integration(name: str) -> None:
+    """Raise `MissingExtraError` unless what a subject measures can be imported."""
+    try:
+        importlib.import_module(f"nbkv.integrations.{name}")
+    except ImportError as error:
+        raise common.MissingExtraError(str(error)) from None
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure and report."""
     if not args.json:
         common.need_extra("rich", "the table (not --json)")
+    for name in args.only:
+        if name in OPTIONAL:
+            need_integration(name)
     trace = common.load_trace(args)
     results: list[Measurement] = []
     with common.progress_bar("measuring", 0) as (advance, set_total):

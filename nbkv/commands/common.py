@@ -34,7 +34,7 @@ class CommandError(Exception):
 
 
 class MissingExtraError(CommandError):
-    """A package of the ``cli`` extra is not installed."""
+    """A package of an extra is not installed."""
 
 
 def need_extra(package: str, purpose: str) -> None:

@@ -1,11 +1,11 @@
-"""``nbkv replay``: what a cache of a given size would have saved on a trace."""
+"""``nbkv replay``: what a cache of a given size would have saved on a trace, or a schedule."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
-from nbkv.commands import common
+from nbkv.commands import common, schedule
 from nbkv.replay import report
 from nbkv.replay.reading import AnyTrace
 from nbkv.replay.replay import ReplayRun
@@ -24,35 +24,47 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--policy",
         type=common.policies,
-        default=",".join(common.POLICIES),
         metavar="NAMES",
-        help="eviction policies, joined by commas (default: %(default)s)",
+        help=f"eviction policies, joined by commas (default: {','.join(common.POLICIES)};"
+        f" with --schedule {schedule.DEFAULT_POLICY})",
     )
     parser.add_argument(
         "--capacity",
         type=common.capacities,
-        default=common.DEFAULT_CAPACITY,
         metavar="LIST",
         help="cache sizes: percent of the trace's distinct blocks, rounded down, block counts, or"
         f" {common.UNLIMITED}"
-        f" (default: {common.DEFAULT_CAPACITY.replace('%', '%%')})",
+        f" (default: {common.DEFAULT_CAPACITY.replace('%', '%%')};"
+        f" with --schedule {schedule.DEFAULT_CAPACITY.replace('%', '%%')})",
     )
     parser.add_argument(
         "--running",
         type=common.count,
-        default=1,
         metavar="W",
-        help="requests holding their blocks at the same time (default: %(default)s)",
+        help="requests holding their blocks at the same time (default: 1; with --schedule, where"
+        f" it is the largest batch, {schedule.DEFAULT_RUNNING})",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--plot", metavar="FILE.png", help="save a plot of hits over capacity")
+    parser.add_argument(
+        "--plot",
+        metavar="FILE.png",
+        help="save a plot of hits over capacity, or of a schedule over time",
+    )
+    schedule.add_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Replay and report."""
     _check_extras(args)
+    if not args.schedule:
+        schedule.check_absent(args)
     trace = common.load_trace(args)
+    if args.schedule:
+        return schedule.run(args, trace)
+    args.policy = args.policy or list(common.POLICIES)
+    args.capacity = args.capacity or common.capacities(common.DEFAULT_CAPACITY)
+    args.running = args.running or 1
     skipped = report.skipped_line(trace)
     if skipped and args.json:
         print(f"nbkv replay: {skipped}", file=sys.stderr)

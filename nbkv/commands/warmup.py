@@ -7,7 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from nbkv.commands import common
+from nbkv import _jit
+from nbkv.commands import common, compiling
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -30,26 +31,25 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="compile CUDA kernels too, for devices of this compute capability (9.0); no device is"
         " needed, and it may be given several times",
     )
+    parser.add_argument(
+        "--jobs",
+        type=common.count,
+        metavar="N",
+        help=f"processes to compile in (default: one a core, up to {compiling.MOST_JOBS})",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compile, here or in a process that keeps its machine code elsewhere."""
     if args.into is not None:
-        return _run_into(Path(args.into), args.cuda)
+        return _run_into(Path(args.into), args.jobs, args.cuda)
     capabilities = _parse_capabilities(args.cuda)
-    # The kernels register themselves when the facade is imported.
-    import nbkv.attention
-    import nbkv.cache  # noqa: F401
-    from nbkv import _demand, _jit
-
     began = time.perf_counter()
     num_ready = 0
-    with common.progress_bar("compiling", len(_jit.ENTRIES) + len(_demand.ON_DEMAND)) as (
-        advance,
-        _,
-    ):
-        for _name in _demand.compile_everything():
+    jobs = args.jobs or compiling.usual_jobs()
+    with common.progress_bar("compiling", len(compiling.name_kernels())) as (advance, _):
+        for _name in compiling.compile_everything(jobs):
             num_ready += 1
             advance(1)
     seconds = time.perf_counter() - began
@@ -98,7 +98,7 @@ def _warm_cuda(capability: tuple[int, int]) -> None:
     print(f"{num_ready} CUDA kernels ready for compute capability {name} after {seconds:.1f} s")
 
 
-def _run_into(folder: Path, cuda: list[str]) -> int:
+def _run_into(folder: Path, jobs: int | None, cuda: list[str]) -> int:
     """Run again with ``NBKV_CACHE_DIR`` set: a process picks its folder once, when it starts."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,5 +108,6 @@ def _run_into(folder: Path, cuda: list[str]) -> int:
         raise common.CommandError(f"--into {folder}: not writable")
     environment = os.environ | {"NBKV_CACHE_DIR": str(folder.resolve())}
     command = [sys.executable, "-m", "nbkv.cli", "warmup"]
+    command += ["--jobs", str(jobs)] if jobs else []
     command += [part for capability in cuda for part in ("--cuda", capability)]
     return subprocess.run(command, env=environment, check=False).returncode

@@ -1,1 +1,1 @@
-"""Adapters that put nbkv into engines that others wrote; each imports its engine only when used."""
+"""nbkv inside programs that others wrote; each module needs what its name says."""

@@ -7,7 +7,7 @@ from nbkv.integrations.nano_vllm import Sequence
 from nbkv.shadow import Shadow
 
 
-def _count_free(manager: Any) -> int:  # noqa: ANN401
+def _count_free(manager: Any) -> int:
     return len(manager.free_block_ids)
 
 
@@ -28,7 +28,7 @@ class ShadowedBlockManager:
         the same content is handed out.
     """
 
-    def __init__(self, manager: Any, count_free: Callable[[Any], int] = _count_free) -> None:  # noqa: ANN401
+    def __init__(self, manager: Any, count_free: Callable[[Any], int] = _count_free) -> None:
         self._manager = manager
         self._count_free = count_free
         self._has_computed = False
@@ -36,11 +36,11 @@ class ShadowedBlockManager:
         num_blocks = count_free(manager)
         self.shadow = Shadow(num_blocks, self.block_size, raise_missed_hits=False)
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+    def __getattr__(self, name: str) -> Any:
         """Look the rest up at the manager."""
         return getattr(self._manager, name)
 
-    def can_allocate(self, seq: Sequence) -> Any:  # noqa: ANN401
+    def can_allocate(self, seq: Sequence) -> Any:
         """Pass on: compared once the sequence is allocated."""
         self._note_step()
         return self._manager.can_allocate(seq)

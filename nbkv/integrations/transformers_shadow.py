@@ -60,7 +60,7 @@ class _Watched:
     ledger: Any
     pool: Any
 
-    def _after_cache_tensor_init(self, *arguments: Any) -> None:  # noqa: ANN401
+    def _after_cache_tensor_init(self, *arguments: Any) -> None:
         super()._after_cache_tensor_init(*arguments)  # type: ignore[misc]
         self._shadow = Shadow(self.num_blocks, self.tokens_per_page)
         self._watch.shadows.append(self._shadow)
@@ -69,13 +69,13 @@ class _Watched:
             wrapped = partial(self._evicting, getattr(self.ledger, name))
             setattr(self.ledger, name, wrapped)
 
-    def _evicting(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401
+    def _evicting(self, call: Callable[[], Any]) -> Any:
         blocks = list(self.ledger.block_to_hash)
         answer = call()
         self._shadow.evicted(block for block in blocks if block not in self.ledger.block_to_hash)
         return answer
 
-    def _compare(self, compare: Callable[..., None], call: str, *arguments: Any) -> None:  # noqa: ANN401
+    def _compare(self, compare: Callable[..., None], call: str, *arguments: Any) -> None:
         """Compare, then free blocks too; note what differs."""
         cached, sectors = len(self.ledger.cached_blocks), self.pool.num_free_sectors
         num_free = self.pool.count_free_blocks(self.index) + sectors * self.blocks_per_sector
@@ -85,12 +85,12 @@ class _Watched:
         except ShadowError as error:
             _log.exception("transformers and nbkv part: %s", error)
 
-    def match_prefix_blocks(self, prompt_ids: Sequence[int]) -> Any:  # noqa: ANN401
+    def match_prefix_blocks(self, prompt_ids: Sequence[int]) -> Any:
         """Pass on; the prompt is compared once its hits are taken."""
         self._prompt = prompt_ids
         return super().match_prefix_blocks(prompt_ids)  # type: ignore[misc]
 
-    def acquire_prefix_blocks(self, request_id: str, *arguments: Any) -> None:  # noqa: ANN401
+    def acquire_prefix_blocks(self, request_id: str, *arguments: Any) -> None:
         """Pass on, and compare the hits."""
         super().acquire_prefix_blocks(request_id, *arguments)  # type: ignore[misc]
         table, call = list(self.block_table[request_id]), "acquire_prefix_blocks"
@@ -110,7 +110,7 @@ class _Watched:
         else:
             self._compare(self._shadow.grown, call, request_id, table)
 
-    def fork_blocks(self, source: str, dest: str, past_length: int) -> Any:  # noqa: ANN401
+    def fork_blocks(self, source: str, dest: str, past_length: int) -> Any:
         """Pass on, and compare the new table."""
         num_shared = self.count_shareable_blocks(source, past_length)  # type: ignore[attr-defined]
         copies = super().fork_blocks(source, dest, past_length)  # type: ignore[misc]

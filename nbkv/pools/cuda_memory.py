@@ -11,8 +11,7 @@ from nbkv.pools import checks, cuda_shapes
 from nbkv.pools.calls import PoolCalls
 from nbkv.pools.cuda_device import Device, Staging
 from nbkv.pools.geometry import PoolGeometry
-from nbkv.pools.memory import is_evenly_spaced
-from nbkv.pools.tensors import WORD_DTYPES
+from nbkv.pools.tensors import WORD_DTYPES, Parts
 
 _FP8_NEEDS: Final = (8, 9)
 #: What rows are multiples of, in bytes and where they lie.
@@ -38,7 +37,7 @@ class CudaMemory(PoolCalls[Any]):
         memory = device.allocate(num_bytes)
         device.fill_zero(memory, num_bytes, device.as_stream(stream))
         geometry = PoolGeometry.own(config, memory.address, layout, token_order)
-        self._set_up(config, geometry, memory, device, stream)
+        self._set_up(config, geometry, memory, Parts(), device, stream)
 
     @classmethod
     def wrap(cls, config: CacheConfig, tensors: object, *, stream: object = None) -> Self:
@@ -68,7 +67,8 @@ class CudaMemory(PoolCalls[Any]):
         if not all(device.reaches(tensor) for tensor in foreign):
             refuse("tensors", "in the CPU's memory", "in a device's; see HostPool.wrap")
         pool = cls.__new__(cls)
-        pool._set_up(config, geometry, foreign, device, stream)
+        parts = Parts.of_tensors(tensors)
+        pool._set_up(config, geometry, foreign, parts, device, stream)
         return pool
 
     @classmethod
@@ -109,13 +109,14 @@ class CudaMemory(PoolCalls[Any]):
         config: CacheConfig,
         geometry: PoolGeometry,
         owner: object,
+        parts: Parts,
         device: Device,
         stream: object,
     ) -> None:
         places = cuda_shapes.alignments_of(geometry)
         if cuda_shapes.unit_of(*places) < _UNIT:
             refuse("tensors' addresses and strides", places, f"multiples of {_UNIT} bytes")
-        self._describe(config, geometry, owner, is_evenly_spaced(geometry.bases))
+        self._describe(config, geometry, owner, parts)
         self._device = device
         self._stream = device.as_stream(stream)
         self._side_stream: Any = None

@@ -13,6 +13,7 @@ from nbkv.pools.calls import PoolCalls
 from nbkv.pools.checks import check_config, source_names
 from nbkv.pools.geometry import PoolGeometry
 from nbkv.pools.moves import WholeBlocks
+from nbkv.pools.tensors import Parts
 from nbkv.pools.threads import count_threads
 from nbkv.pools.views import view_at
 
@@ -43,7 +44,8 @@ class HostMemory(PoolCalls[npt.NDArray[Any]]):
             memory = importlib.import_module("nbkv.pools.cuda").page_locked(num_bytes)
         memory = _allocate(num_bytes, memory)
         address = memory.__array_interface__["data"][0]
-        self._set_up(config, PoolGeometry.own(config, address, layout, token_order), memory)
+        geometry = PoolGeometry.own(config, address, layout, token_order)
+        self._set_up(config, geometry, memory, Parts())
 
     @classmethod
     def wrap(cls, config: CacheConfig, tensors: object) -> Self:
@@ -71,13 +73,13 @@ class HostMemory(PoolCalls[npt.NDArray[Any]]):
         if any(tensor.on_cuda for tensor in foreign):
             refuse("tensors", "in a device's memory", "in the CPU's; see CudaPool.wrap")
         pool = cls.__new__(cls)
-        pool._set_up(config, geometry, foreign, not isinstance(tensors, (list, tuple)))
+        pool._set_up(config, geometry, foreign, Parts.of_tensors(tensors))
         return pool
 
     def _set_up(
-        self, config: CacheConfig, geometry: PoolGeometry, owner: object, is_one_array: bool = True
+        self, config: CacheConfig, geometry: PoolGeometry, owner: object, parts: Parts
     ) -> None:
-        self._describe(config, geometry, owner, is_one_array)
+        self._describe(config, geometry, owner, parts)
         #: Threads that a large call is spread over, 1 or more.
         self.num_threads = count_threads()
         # What kernels are given, made when first needed.

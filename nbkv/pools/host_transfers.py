@@ -99,8 +99,8 @@ class HostTransfers(HostMemory):
         self._transfer(layer, None, pieces, count, tensor, self._addresses(tensor), into)
 
     def _zero(self, block_ids: Words) -> None:
-        for layer in range(self.geometry.num_layers):
-            self.layer(layer)[block_ids] = 0
+        for layer, kv in np.ndindex(self.geometry.bases.shape):
+            self.layer(layer, kv)[block_ids] = 0
         if self.geometry.dtype == "int8":
             self.scales[block_ids] = 0
 

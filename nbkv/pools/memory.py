@@ -6,12 +6,13 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from nbkv._arguments import check_count
 from nbkv.config import CacheConfig
 from nbkv.errors import ArgumentError
 from nbkv.pools import checks
 from nbkv.pools.check_kernels import WRITTEN
 from nbkv.pools.geometry import PoolGeometry
-from nbkv.pools.tensors import WORD_DTYPES
+from nbkv.pools.tensors import WORD_DTYPES, Parts
 
 #: What views of the memory are: numpy's arrays, or a device's.
 Array = TypeVar("Array")
@@ -21,13 +22,13 @@ class PoolMemory(ABC, Generic[Array]):
     """Shows a pool's memory, and knows which slots are written."""
 
     def _describe(
-        self, config: CacheConfig, geometry: PoolGeometry, owner: object, is_one_array: bool
+        self, config: CacheConfig, geometry: PoolGeometry, owner: object, parts: Parts
     ) -> None:
         """Take the memory that a geometry describes; `owner` keeps it allocated."""
         self.config = config
         self.geometry = geometry
         self._owner = owner
-        self._is_one_array = is_one_array
+        self._parts = parts
         # What `nbkv.pools.check_kernels` marks: one a slot, one a block.
         self._slot_marks = np.zeros(config.num_blocks * config.block_size, np.uint8)
         self._block_marks = np.zeros(config.num_blocks, np.uint8)
@@ -111,19 +112,21 @@ class PoolMemory(ABC, Generic[Array]):
             The layers lie apart (`wrap` of a list): use `layer`.
         """
         g = self.geometry
-        if not self._is_one_array:
+        if not self._parts.are_one:
             raise ArgumentError("data is not one array here, its layers lie apart; use layer(i)")
         by_layer, by_kv = _steps(g.bases)
         shape = (g.num_blocks, g.num_layers, g.kv_factor, g.block_size, g.num_kv_heads, g.head_dim)
         strides = (g.block_stride, by_layer, by_kv, g.token_stride, g.head_stride, g.item_bytes)
         return self._view(int(g.bases[0, 0]), shape, strides, WORD_DTYPES[g.dtype])
 
-    def layer(self, layer: int) -> Array:
+    def layer(self, layer: int, kv: int | None = None) -> Array:
         """View one layer's words: (num_blocks, kv_factor, block_size, num_kv_heads, head_dim).
 
         Parameters
         ----------
         layer : int
+        kv : int, optional
+            0 views its keys, 1 its values, without that axis.
 
         Returns
         -------
@@ -133,13 +136,29 @@ class PoolMemory(ABC, Generic[Array]):
         Raises
         ------
         ArgumentError
+            No such layer; or its keys and values lie apart (`wrap` of pairs) and `kv` is not
+            given.
         """
         g = self.geometry
-        bases = g.bases[checks.check_layer(g, layer)]
-        shape = (g.num_blocks, g.kv_factor, g.block_size, g.num_kv_heads, g.head_dim)
-        by_kv = int(bases[-1] - bases[0])
-        strides = (g.block_stride, by_kv, g.token_stride, g.head_stride, g.item_bytes)
-        return self._view(int(bases[0]), shape, strides, WORD_DTYPES[g.dtype])
+        number = checks.check_layer(g, layer)
+        shape: tuple[int, ...] = (g.num_blocks, g.block_size, g.num_kv_heads, g.head_dim)
+        strides: tuple[int, ...] = (g.block_stride, g.token_stride, g.head_stride, g.item_bytes)
+        bases = g.bases[number]
+        start = int(bases[0])
+        if kv is not None:
+            start = int(bases[check_count("kv", kv, g.kv_factor - 1)])
+        elif number in self._parts.pairs:
+            # Strides from one to the other would do, but a view spans all that lies between
+            # them: numpy, which copies what it may overlap, calls itself without end.
+            raise ArgumentError(
+                f"layer {number} is not one array here, its keys and values lie apart;"
+                " use layer(i, kv=0) and layer(i, kv=1)"
+            )
+        else:
+            by_kv = int(bases[-1] - bases[0])
+            shape = (shape[0], g.kv_factor, *shape[1:])
+            strides = (strides[0], by_kv, *strides[1:])
+        return self._view(start, shape, strides, WORD_DTYPES[g.dtype])
 
     @property
     def _written(self) -> npt.NDArray[np.uint8]:
@@ -159,14 +178,6 @@ def copy_written(
 ) -> None:
     """Note in a pool's blocks what is written in another's; (n, 2) source and destination."""
     destination._written[pairs[:, 1]] = source._written[pairs[:, 0]]
-
-
-def is_evenly_spaced(bases: npt.NDArray[np.int64]) -> bool:
-    """Tell whether planes are as far apart as an array's are."""
-    by_layer, by_kv = _steps(bases)
-    num_layers, kv_factor = bases.shape
-    steps = np.add.outer(by_layer * np.arange(num_layers), by_kv * np.arange(kv_factor))
-    return bool((bases == bases[0, 0] + steps).all())
 
 
 def _steps(bases: npt.NDArray[np.int64]) -> tuple[int, int]:

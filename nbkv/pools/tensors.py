@@ -1,6 +1,6 @@
 """Tensors that somebody else has laid out, checked and taken apart into planes."""
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 
@@ -28,6 +28,29 @@ FOREIGN_NAMES: Final = {
 
 #: A plane's name in errors, its block, token and head stride, and its address.
 Plane = tuple[str, tuple[int, ...], int]
+
+
+class Parts(NamedTuple):
+    """Of how many arrays a pool's memory is.
+
+    Attributes
+    ----------
+    are_one : bool
+        One array has all layers.
+    pairs : frozenset of int
+        Layers whose keys and values are arrays of their own.
+    """
+
+    are_one: bool = True
+    pairs: frozenset[int] = frozenset()
+
+    @classmethod
+    def of_tensors(cls, tensors: object) -> Self:
+        """Look at what `find_planes` takes."""
+        if not isinstance(tensors, (list, tuple)):
+            return cls()
+        pairs = (i for i, item in enumerate(tensors) if isinstance(item, (list, tuple)))
+        return cls(False, frozenset(i for i in pairs if len(tensors[i]) > 1))
 
 
 def find_planes(config: CacheConfig, tensors: object) -> tuple[list[Foreign], list[Plane]]:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,11 +77,17 @@ def _parse_object(line: bytes, where: str) -> Row:
     return row
 
 
-def check_number(row: Row, field: str, where: str) -> None:
-    """Check a field that may be absent and is a number otherwise."""
+def check_number(row: Row, field: str, where: str) -> float:
+    """Check a field that may be absent and is a number otherwise; return NaN where absent."""
     value = row.get(field)
-    if value is not None and type(value) not in (int, float):
+    if value is None:
+        return math.nan
+    if type(value) not in (int, float):
         raise TraceError(f"{where}: {field}: expected a number, got {describe(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def check_count(row: Row, field: str, where: str, low: int, high: int) -> int:

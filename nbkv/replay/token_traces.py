@@ -6,10 +6,11 @@ A trace is JSON Lines, gzipped or not, one request a line::
      "prefix_of_prev": 595, "suffix_tokens": [68, 274, ...], "output_tokens": [32, 2]}
 
 A prompt is the first ``prefix_of_prev`` tokens of the same session's previous prompt, then
-``suffix_tokens``. ``output_tokens`` may be absent. ``timestamp`` is not used, and the lengths
-are not needed: they are checked where present.
+``suffix_tokens``. ``output_tokens`` may be absent, as may the lengths, which are checked where
+present, and ``timestamp``, in milliseconds: only scheduling uses it.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,9 +24,9 @@ from nbkv.replay.jsonl import (
     TraceError,
     check_count,
     check_ints,
-    check_number,
     describe,
 )
+from nbkv.replay.timing import NO_TIMING, UNKNOWN, Timing, TimingBuilder, check_timing
 
 DEFAULT_BLOCK_SIZE = 16
 MAX_TOKEN = 2**31 - 1
@@ -52,6 +53,8 @@ class TokenTrace:
         Tokens a block.
     outputs : bool
         Replay the outputs too; without, they are as if they were not there.
+    timing : Timing
+        When each request came and how much it was answered, as far as the rows say so.
     """
 
     name: str
@@ -60,6 +63,7 @@ class TokenTrace:
     ends: Offsets
     block_size: int = DEFAULT_BLOCK_SIZE
     outputs: bool = False
+    timing: Timing = NO_TIMING
     num_skipped = 0
 
     @property
@@ -133,7 +137,8 @@ class TokenTrace:
         """Take the first requests only."""
         starts = self.starts[: num_requests + 1]
         tokens = self.tokens[: int(starts[-1])]
-        return replace(self, tokens=tokens, starts=starts, ends=self.ends[:num_requests])
+        ends, timing = self.ends[:num_requests], self.timing.head(num_requests)
+        return replace(self, tokens=tokens, starts=starts, ends=ends, timing=timing)
 
 
 def is_token_row(row: Row) -> bool:
@@ -149,15 +154,23 @@ class TokenTraceBuilder:
         self._prompts: list[Tokens] = []
         self._outputs: list[Tokens] = []
         self._latest: dict[object, Tokens] = {}
+        self._timing = TimingBuilder()
 
-    def add(self, prompt: Tokens, output: Tokens | None = None) -> None:
+    def add(
+        self,
+        prompt: Tokens,
+        output: Tokens | None = None,
+        timestamp: float = math.nan,
+        output_length: int = UNKNOWN,
+    ) -> None:
         """Append one request."""
         self._prompts.append(prompt)
         self._outputs.append(np.empty(0, np.int32) if output is None else output)
+        self._timing.add(timestamp, output_length if output is None else len(output))
 
     def add_row(self, row: Row, where: str) -> None:
         """Check one line and append its request."""
-        check_number(row, "timestamp", where)
+        timestamp, output_length = check_timing(row, where)
         session = row.get("session")
         if type(session) not in (str, int):
             raise TraceError(
@@ -173,13 +186,13 @@ class TokenTraceBuilder:
                 f" which has {len(before)}"
             )
         prompt = np.concatenate((before[:num_kept], _token_ids(row, "suffix_tokens", where)))
-        output = np.empty(0, np.int32)
+        output = None
         if row.get("output_tokens") is not None:
             output = _token_ids(row, "output_tokens", where)
             _check_length(row, "output_length", where, len(output))
         _check_length(row, "input_length", where, len(prompt))
         self._latest[session] = prompt
-        self.add(prompt, output)
+        self.add(prompt, output, timestamp, output_length)
 
     @property
     def objection(self) -> str:
@@ -193,7 +206,8 @@ class TokenTraceBuilder:
         lengths = np.array([len(prompt) for prompt in prompts], np.int64)
         np.cumsum(lengths + [len(output) for output in outputs], out=starts[1:])
         parts = [part for pair in zip(prompts, outputs, strict=True) for part in pair]
-        return TokenTrace(self.name, np.concatenate(parts), starts, starts[:-1] + lengths)
+        tokens, timing = np.concatenate(parts), self._timing.build()
+        return TokenTrace(self.name, tokens, starts, starts[:-1] + lengths, timing=timing)
 
 
 def _token_ids(row: Row, field: str, where: str) -> Tokens:

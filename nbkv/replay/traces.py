@@ -7,9 +7,10 @@ A trace is JSON Lines, gzipped or not, one request a line::
 
 ``hash_ids`` are prefix-unique: equal ids mean equal tokens from the start of the
 prompt through that block. ``block_size`` (default 512) and ``block_tokens`` may be
-absent. ``timestamp`` and ``output_length`` are not used, only checked where present.
+absent, as may ``timestamp``, in milliseconds, and ``output_length``: only scheduling uses them.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,8 +23,8 @@ from nbkv.replay.jsonl import (
     TraceError,
     check_count,
     check_ints,
-    check_number,
 )
+from nbkv.replay.timing import NO_TIMING, UNKNOWN, Timing, TimingBuilder, check_timing
 
 DEFAULT_BLOCK_SIZE = 512
 MAX_BLOCK_SIZE = 32_767  # the engine counts a block's tokens in an int16
@@ -48,6 +49,8 @@ class Trace:
         Request r has the blocks ``starts[r]`` to ``starts[r + 1]``.
     num_skipped : int
         Rows without hash_ids, which are not requests of this trace.
+    timing : Timing
+        When each request came and how much it was answered, as far as the rows say so.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Trace:
     weights: NDArray[np.int64]
     starts: NDArray[np.int64]
     num_skipped: int = 0
+    timing: Timing = NO_TIMING
 
     @property
     def num_requests(self) -> int:
@@ -114,6 +118,7 @@ class Trace:
             self.weights[:end],
             starts,
             self.num_skipped,
+            self.timing.head(num_requests),
         )
 
 
@@ -126,17 +131,23 @@ class TraceBuilder:
         self.num_skipped = 0
         self._hashes: list[NDArray[np.uint64]] = []
         self._weights: list[NDArray[np.int64]] = []
+        self._timing = TimingBuilder()
 
-    def add(self, hashes: NDArray[np.uint64], weights: NDArray[np.int64]) -> None:
+    def add(
+        self,
+        hashes: NDArray[np.uint64],
+        weights: NDArray[np.int64],
+        timestamp: float = math.nan,
+        output_length: int = UNKNOWN,
+    ) -> None:
         """Append one request."""
         self._hashes.append(hashes)
         self._weights.append(weights)
+        self._timing.add(timestamp, output_length)
 
     def add_row(self, row: Row, where: str) -> None:
         """Check one line and append its request, or count it as skipped."""
-        check_number(row, "timestamp", where)
-        if row.get("output_length") is not None:
-            check_count(row, "output_length", where, 0, MAX_LENGTH)
+        timestamp, output_length = check_timing(row, where)
         block_size = DEFAULT_BLOCK_SIZE
         if row.get("block_size") is not None:
             block_size = check_count(row, "block_size", where, 1, MAX_BLOCK_SIZE)
@@ -152,7 +163,8 @@ class TraceBuilder:
                 f" {self.block_size} in the lines before"
             )
         hashes = check_ints(ids, "hash_ids", where, 0, MAX_HASH)
-        self.add(hashes, _weights(row, len(hashes), block_size, where))
+        weights = _weights(row, len(hashes), block_size, where)
+        self.add(hashes, weights, timestamp, output_length)
 
     @property
     def objection(self) -> str:
@@ -175,6 +187,7 @@ class TraceBuilder:
             np.concatenate(self._weights),
             starts,
             self.num_skipped,
+            self._timing.build(),
         )
 
 

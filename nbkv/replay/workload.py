@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nbkv.replay.token_traces import TokenTrace
 from nbkv.replay.traces import Trace, TraceBuilder, full_then_rest
@@ -84,8 +85,9 @@ def chat_workload(num_requests: int = NUM_REQUESTS, seed: int = 0) -> Trace:
         else:
             now, _, chat = heapq.heappop(turns)
         chat.num_tokens += _length(rng, *USER_TOKENS)
-        _add_prompt(builder, names, chat)
-        chat.num_tokens += _length(rng, *ANSWER_TOKENS)
+        answer = _length(rng, *ANSWER_TOKENS)
+        _add_prompt(builder, names, chat, now, answer)
+        chat.num_tokens += answer
         if rng.random() < CONTINUE_PROBABILITY and chat.num_tokens < MAX_CONTEXT:
             heapq.heappush(turns, (now + rng.expovariate(1 / THINK_SECONDS), chat.number, chat))
     return builder.build()
@@ -107,17 +109,39 @@ def chat_tokens(num_requests: int = NUM_REQUESTS, seed: int = 0) -> TokenTrace:
     TokenTrace
     """
     chats = chat_workload(num_requests, seed)
-    ends_of_blocks = np.cumsum(chats.weights)
-    offsets = np.arange(ends_of_blocks[-1]) - np.repeat(
-        ends_of_blocks - chats.weights, chats.weights
+    tokens = name_tokens(chats.hashes, chats.weights)
+    starts = np.concatenate((np.zeros(1, np.int64), np.cumsum(chats.weights)))[chats.starts]
+    return TokenTrace(
+        chats.name, tokens, starts, starts[1:], block_size=BLOCK_SIZE, timing=chats.timing
     )
+
+
+def name_tokens(hashes: NDArray[np.uint64], weights: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Make up the tokens of blocks, from their hashes: equal ones have equal tokens.
+
+    Parameters
+    ----------
+    hashes : uint64, (num_blocks,)
+    weights : int64, (num_blocks,)
+        Tokens of each.
+
+    Returns
+    -------
+    int32, (weights.sum(),)
+    """
+    ends = np.cumsum(weights)
+    offsets = np.arange(ends[-1]) - np.repeat(ends - weights, weights)
+    return name_tokens_at(np.repeat(hashes, weights), offsets.astype(np.uint64))
+
+
+def name_tokens_at(hashes: NDArray[np.uint64], offsets: NDArray[np.uint64]) -> NDArray[np.int32]:
+    """Make up one token each, of a block's hash and the place in it."""
     # Products that wrap, as arrays: numpy says nothing of those.
-    words = np.repeat(chats.hashes, chats.weights) * _BLOCK_STEP
-    words = (words ^ (words >> np.uint64(29))) + offsets.astype(np.uint64) * _TOKEN_STEP
+    words: NDArray[np.uint64] = hashes * _BLOCK_STEP
+    words = (words ^ (words >> np.uint64(29))) + offsets * _TOKEN_STEP
     words = (words ^ (words >> np.uint64(32))) * _BLOCK_STEP
-    tokens = ((words >> np.uint64(32)) % np.uint64(VOCABULARY)).astype(np.int32)
-    starts = np.concatenate((np.zeros(1, np.int64), ends_of_blocks))[chats.starts]
-    return TokenTrace(chats.name, tokens, starts, starts[1:], BLOCK_SIZE)
+    tokens: NDArray[np.int32] = ((words >> np.uint64(32)) % np.uint64(VOCABULARY)).astype(np.int32)
+    return tokens
 
 
 def _begin(rng: random.Random, number: int, system_tokens: list[int]) -> _Conversation:
@@ -132,9 +156,11 @@ def _length(rng: random.Random, median: float, sigma: float, maximum: int) -> in
     return min(maximum, 1 + int(median * rng.lognormvariate(0.0, sigma)))
 
 
-def _add_prompt(builder: TraceBuilder, names: _BlockNames, chat: _Conversation) -> None:
+def _add_prompt(
+    builder: TraceBuilder, names: _BlockNames, chat: _Conversation, now: float, answer: int
+) -> None:
     """Add the request whose prompt is all of the conversation so far."""
     num_blocks = -(-chat.num_tokens // BLOCK_SIZE)
     fills = full_then_rest(chat.num_tokens, BLOCK_SIZE, num_blocks)
     hashes = [names.name(chat, block, fill) for block, fill in enumerate(fills.tolist())]
-    builder.add(np.array(hashes, np.uint64), fills)
+    builder.add(np.array(hashes, np.uint64), fills, 1000 * now, answer)

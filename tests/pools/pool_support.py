@@ -150,8 +150,9 @@ class PlainPool:
         return words
 
     def assert_equals(self, pool: nbkv.HostPool) -> None:
-        for layer in range(self.config.num_layers):
-            assert pool.layer(layer).tobytes() == self.words[:, layer].tobytes(), f"layer {layer}"
+        for layer, kv in np.ndindex(self.words.shape[1:3]):
+            got, want = pool.layer(layer, kv), self.words[:, layer, kv]
+            assert got.tobytes() == want.tobytes(), f"layer {layer}, {['keys', 'values'][kv]}"
         if self.config.dtype == "int8":
             assert pool.scales.tobytes() == self.row_scales.tobytes()
 

@@ -22,7 +22,7 @@ class Block:
 
     __slots__ = ("_blocks", "block_id", "is_null", "pool")
 
-    def __init__(self, block_id: int, pool: Any, blocks: KeyedBlocks) -> None:  # noqa: ANN401
+    def __init__(self, block_id: int, pool: Any, blocks: KeyedBlocks) -> None:
         self.block_id = block_id
         self.pool = pool
         self.is_null = block_id == 0

@@ -47,7 +47,7 @@ class CachingCalls:
 
     def cache_full_blocks(
         self,
-        request: Any,  # noqa: ANN401
+        request: Any,
         blocks: Sequence[Block],
         num_cached_blocks: int,
         num_full_blocks: int,
@@ -102,7 +102,7 @@ class CachingCalls:
 
     def emit_cached_block_events(
         self,
-        request: Any,  # noqa: ANN401
+        request: Any,
         num_cached_blocks: int,
         block_size: int,
         kv_cache_group_id: int,

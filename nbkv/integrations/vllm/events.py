@@ -19,7 +19,7 @@ class EventQueue:
         self._medium = medium
         self.queue: list[Any] = []
 
-    def stored(self, request: Any, span: tuple[int, int], group: int, **blocks: Any) -> None:  # noqa: ANN401
+    def stored(self, request: Any, span: tuple[int, int], group: int, **blocks: Any) -> None:
         """Note blocks that can be found now, or are found again.
 
         Parameters
@@ -90,7 +90,7 @@ class EventQueue:
         return taken
 
 
-def hashes_by_block(hashes: Any, hash_block_size: int, block_size: int) -> Any:  # noqa: ANN401
+def hashes_by_block(hashes: Any, hash_block_size: int, block_size: int) -> Any:
     """View a request's hashes at the block size of a group.
 
     Parameters

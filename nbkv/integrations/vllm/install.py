@@ -14,7 +14,7 @@ _SEAM = "vllm.v1.core.kv_cache_coordinator"
 _theirs: Any = None
 
 
-def _coordinator() -> Any:  # noqa: ANN401
+def _coordinator() -> Any:
     """Import vLLM's module that makes the pool, of the version tested."""
     try:
         vllm = importlib.import_module("vllm")

@@ -45,7 +45,7 @@ class BlockPool(CachingCalls):
         enable_caching: bool,
         hash_block_size: int,
         enable_kv_cache_events: bool = False,
-        metrics_collector: Any = None,  # noqa: ANN401
+        metrics_collector: Any = None,
         medium: str = _MEDIUM,
     ) -> None:
         self.num_gpu_blocks = num_gpu_blocks
@@ -219,7 +219,7 @@ class BlockPool(CachingCalls):
         """
         return [] if self._events is None else self._events.take()
 
-    def cache_partial_block(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+    def cache_partial_block(self, *_: Any, **__: Any) -> None:
         """Refuse: entries inside a block are for hybrid models."""
         raise _unsupported("cache_partial_block")
 

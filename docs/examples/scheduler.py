@@ -1,0 +1,1 @@
+../../nbkv/replay/scheduler.py
