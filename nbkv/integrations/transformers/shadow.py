@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from nbkv.shadow import Shadow, ShadowError
@@ -13,8 +12,6 @@ from nbkv.shadow import Shadow, ShadowError
 _log = logging.getLogger(__name__)
 _SEAM = "transformers.generation.continuous_batching.cache"
 _FULL_ATTENTION = "full_attention"
-#: What is watched is not a public interface.
-_TESTED = "5.23"
 
 
 class Watch:
@@ -144,23 +141,7 @@ def watching() -> Iterator[Watch]:
     Yields
     ------
     Watch
-
-    Raises
-    ------
-    ImportError
-        transformers is missing, or of another version than 5.23.
     """
-    try:
-        found = version("transformers")
-    except PackageNotFoundError:
-        raise ImportError(
-            f"nbkv.integrations.transformers_shadow needs transformers {_TESTED}, which is not"
-            f" installed: pip install 'transformers=={_TESTED}.0' torch psutil"
-        ) from None
-    if found.split(".")[:2] != _TESTED.split("."):
-        raise ImportError(
-            f"nbkv.integrations.transformers_shadow needs transformers {_TESTED}, found {found}"
-        )
     allocators: Any = importlib.import_module(_SEAM).ATTN_TYPE_TO_ALLOCATOR
     theirs, watch = allocators[_FULL_ATTENTION], Watch()
     allocators[_FULL_ATTENTION] = type("WatchedAllocator", (_Watched, theirs), {"_watch": watch})
