@@ -46,7 +46,10 @@ def compute(cache, io, previous=None):
     if io.use_block_table:
         reads = _read_pages(allocator, io, keys, ids, np.diff(lengths))
     else:
-        keys[io.write_index_storage[0, : io.true_write_sizes[0]].numpy()] = ids
+        write = io.write_index_storage[0, : io.true_write_sizes[0]].numpy()
+        # What padding reads and writes lies in front.
+        assert (write >= 2 * allocator.write_trash_index).all()
+        keys[write] = ids
         read = io.read_index_storage[0, : io.true_read_sizes[0]].numpy()
         reads = np.split(keys[read] if io.max_kv_read else ids, lengths[1:-1])
     # A request may have no new token at all in a batch: one that is about to be forked.
