@@ -111,9 +111,7 @@ def new_processor(
 
     Parameters
     ----------
-    page_size, num_blocks, max_batch_tokens : int
-    max_requests : int
-        In one batch.
+    page_size, num_blocks, max_requests, max_batch_tokens : int
     max_pages : int
         Of one request in the block table of a fused kernel; 0 for no such kernel.
     shares : bool
@@ -125,18 +123,8 @@ def new_processor(
     -------
     ContinuousBatchProcessor
     """
-    import torch
-    from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig
-    from transformers.generation.continuous_batching import cache, continuous_api, scheduler
-    from transformers.generation.continuous_batching.cb_logits_processors import (
-        ContinuousBatchingLogitsProcessorList,
-    )
-    from transformers.generation.continuous_batching.distributed import DistributedHelper
+    from transformers import ContinuousBatchingConfig
 
-    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    config = LlamaConfig(vocab_size=16, num_attention_heads=2, num_key_value_heads=1, **shape)
-    # A kernel that reads pages by itself takes no mask.
-    config._attn_implementation = "paged|flash_attention_2"
     batching = ContinuousBatchingConfig(
         page_size=page_size,
         num_blocks=num_blocks,
@@ -147,9 +135,28 @@ def new_processor(
         allow_block_sharing=shares,
         use_async_batching=False,
         use_cuda_graph=(False, False),
+        scheduler_type=scheduling,
     )
+    return _assemble(batching)
+
+
+def _assemble(batching: Any) -> Any:
+    """Put a processor together as transformers' manager does, without a model and a thread."""
+    import torch
+    from transformers import GenerationConfig, LlamaConfig
+    from transformers.generation.continuous_batching import cache, continuous_api, scheduler
+    from transformers.generation.continuous_batching.cb_logits_processors import (
+        ContinuousBatchingLogitsProcessorList,
+    )
+    from transformers.generation.continuous_batching.distributed import DistributedHelper
+
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    config = LlamaConfig(vocab_size=16, num_attention_heads=2, num_key_value_heads=1, **shape)
+    # A kernel that reads pages by itself takes no mask.
+    config._attn_implementation = "paged|flash_attention_2"
     device, helper = torch.device("cpu"), DistributedHelper(None, None)
     blocks = cache.PagedAttentionCache(config, batching, device, helper, torch.float16)
+    schedule = scheduler.SCHEDULER_MAPPING[batching.scheduler_type]
     return continuous_api.ContinuousBatchProcessor(
         cache=blocks,
         config=config,
@@ -162,6 +169,6 @@ def new_processor(
         background_thread_status=continuous_api.BackgroundThreadStatus(),
         model_device=device,
         model_dtype=torch.float16,
-        scheduler=scheduler.SCHEDULER_MAPPING[scheduling](blocks, None, max_requests),
+        scheduler=schedule(blocks, None, batching.max_requests_per_batch),
         distributed_helper=helper,
     )

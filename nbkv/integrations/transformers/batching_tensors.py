@@ -58,40 +58,35 @@ def preparing(original: Prepare) -> Prepare:
     callable
     """
 
-    def prepare_batch_tensors(
-        self: Any,
-        requests_in_batch: list[Any],
-        logits_processors: Any,
-        use_decode_fast_path: bool,
-        num_q_tokens: int,
-        max_kv_read: int,
-        use_padding: bool,
-    ) -> None:
+    def prepare_batch_tensors(self: Any, *arguments: Any, **keywords: Any) -> None:
         """Prepare the next forward pass: see transformers'."""
         requests = requests_of(self.cache)
         if requests is None:
-            original(
-                self,
-                requests_in_batch,
-                logits_processors,
-                use_decode_fast_path,
-                num_q_tokens,
-                max_kv_read,
-                use_padding,
-            )
-            return
-        if not requests_in_batch:
-            raise ValueError("No requests in batch")
-        _reset(self, len(requests_in_batch), use_decode_fast_path, num_q_tokens, max_kv_read)
-        lengths = _advance(self, requests_in_batch)
-        storage = self._bulk_input_tensor[self.static_inputs :]
-        logits_processors.prepare_tensor_args(
-            requests_in_batch=requests_in_batch, arg_storage=storage
-        )
-        _describe(self, lengths, self._get_num_sequences(use_padding=use_padding))
-        _address(self, requests, [future.state for future in requests_in_batch], lengths)
+            original(self, *arguments, **keywords)
+        else:
+            _prepare(self, requests, *arguments, **keywords)
 
     return prepare_batch_tensors
+
+
+def _prepare(
+    io: Any,
+    requests: RequestBlocks,
+    requests_in_batch: list[Any],
+    logits_processors: Any,
+    use_decode_fast_path: bool,
+    num_q_tokens: int,
+    max_kv_read: int,
+    use_padding: bool,
+) -> None:
+    if not requests_in_batch:
+        raise ValueError("No requests in batch")
+    _reset(io, len(requests_in_batch), use_decode_fast_path, num_q_tokens, max_kv_read)
+    lengths = _advance(io, requests_in_batch)
+    storage = io._bulk_input_tensor[io.static_inputs :]
+    logits_processors.prepare_tensor_args(requests_in_batch=requests_in_batch, arg_storage=storage)
+    _describe(io, lengths, io._get_num_sequences(use_padding=use_padding))
+    _address(io, requests, [future.state for future in requests_in_batch], lengths)
 
 
 def _reset(
