@@ -87,3 +87,17 @@ def counted(model: Any) -> Iterator[list[tuple[int, int]]]:
         yield shapes
     finally:
         hook.remove()
+
+
+def generate(model: Any, past: Any, ids: Any, mask: Any = None, **options: Any) -> Any:
+    """Generate greedily, unless told otherwise."""
+    options = {"max_new_tokens": 12, "do_sample": False, **options}
+    mask = torch.ones_like(ids) if mask is None else mask
+    return model.generate(ids, attention_mask=mask, past_key_values=past, **options)
+
+
+def logits_of(model: Any, past: Any, ids: Any, mask: Any = None, **options: Any) -> Any:
+    """Generate and keep the logits of every step."""
+    options = {"return_dict_in_generate": True, "output_logits": True, **options}
+    result = generate(model, past, ids, mask, **options)
+    return result.sequences, torch.stack(result.logits)
