@@ -80,8 +80,8 @@ def compile_into(
         options["nogil"] = releases_gil
         compiler = compiler_into(kind)
         compiled: F = nb.njit(forceinline=part, pipeline_class=compiler, **options)(function)
-        # What others call goes to disk with them: two processes that compile at once could
-        # not tell whose was taken.
+        # What others call goes to disk with each of them, as the process that compiled them
+        # made it. By itself it could come from another process than its callers.
         if folder is not None and not called:
             compiled._cache = KernelCache(function)
     finally:

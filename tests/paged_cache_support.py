@@ -14,10 +14,11 @@ _WHY = "pip install '.[test,transformers]'"
 torch = pytest.importorskip("torch", reason=f"needs torch: {_WHY}")
 transformers = pytest.importorskip("transformers", reason=f"needs transformers: {_WHY}")
 
-from nbkv.integrations.transformers import model_shape  # noqa: E402
+from nbkv.integrations.transformers import PagedCache, model_shape  # noqa: E402, F401
 
 VOCABULARY, PAD, EOS = 97, 0, 96
 BLOCK = 4
+KINDS = ["Llama", "Qwen3"]
 
 
 def make_model(kind: str, dtype: str = "float32", **options: Any) -> Any:

@@ -385,10 +385,11 @@ class TestWarmup:
         assert f"{count} kernels ready" in capsys.readouterr().out
 
     @pytest.mark.skipif(INTERPRETED, reason="nothing is compiled")
-    def test_warmup_goes_on_where_other_processes_end(self, monkeypatch, capsys):
+    @pytest.mark.parametrize("error", [BrokenProcessPool("killed"), OSError("no semaphores")])
+    def test_warmup_goes_on_where_there_are_no_other_processes(self, error, monkeypatch, capsys):
         class Broken:
             def __init__(self, *_, **__):
-                raise BrokenProcessPool("killed")
+                raise error
 
         monkeypatch.setattr(compiling, "ProcessPoolExecutor", Broken)
         assert cli.main(["warmup", "--jobs", "2"]) == 0

@@ -132,6 +132,15 @@ def add_trace_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@contextmanager
+def saving_plot(path: str) -> Iterator[None]:
+    """Let a plot that cannot be saved be something the user can mend."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise CommandError(f"--plot {path}: {error}") from error
+
+
 def seed(text: str) -> int:
     """Parse ``--seed``: a whole number."""
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII):

@@ -30,7 +30,7 @@ def name_kernels() -> dict[str, Any]:
 
 
 def compile_everything(jobs: int) -> Iterator[str]:
-    """Compile every kernel, or load it from disk.
+    """Compile every kernel that is not on disk yet.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def compile_everything(jobs: int) -> Iterator[str]:
     Yields
     ------
     str
-        The name of a kernel just made ready, in any order.
+        The name of each kernel once it is ready or on disk, in any order.
     """
     kernels = name_kernels()
     elsewhere = set()
@@ -50,8 +50,8 @@ def compile_everything(jobs: int) -> Iterator[str]:
             elsewhere.add(name)
             yield name
     for name, function in kernels.items():
-        _demand.compile_kernel(function)
         if name not in elsewhere:
+            _demand.compile_kernel(function)
             yield name
 
 
@@ -64,8 +64,10 @@ def _compile_elsewhere(names: list[str], jobs: int) -> Iterator[str]:
             for future in as_completed(waiting):
                 future.result()
                 yield waiting[future]
-    except BrokenProcessPool:
-        return  # killed for its memory, say: what is missing is compiled one by one
+    except (BrokenProcessPool, OSError):
+        # Killed for its memory, say, or there is nothing to make semaphores of: what is missing
+        # is compiled one by one.
+        return
 
 
 def _compile(name: str) -> None:

@@ -74,10 +74,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_table(trace, runs)
     if args.plot:
-        try:
+        with common.saving_plot(args.plot):
             report.save_plot(args.plot, trace, runs)
-        except (OSError, ValueError) as error:
-            raise common.CommandError(f"--plot {args.plot}: {error}") from error
     return 0
 
 

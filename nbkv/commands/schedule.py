@@ -114,10 +114,8 @@ def run(args: argparse.Namespace, trace: AnyTrace) -> int:
         for line in filter(None, notes):
             console.print(line, soft_wrap=True)
     if args.plot:
-        try:
+        with common.saving_plot(args.plot):
             schedule_report.save_plot(args.plot, trace, runs)
-        except (OSError, ValueError) as error:
-            raise common.CommandError(f"--plot {args.plot}: {error}") from error
     return 0
 
 

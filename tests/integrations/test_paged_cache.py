@@ -7,6 +7,8 @@ import paged_cache_support as support
 import pytest
 from invariants import assert_intact
 from paged_cache_support import (
+    KINDS,
+    PagedCache,
     check_empty,
     dense,
     generate,
@@ -19,9 +21,7 @@ from paged_cache_support import (
 import nbkv
 
 torch = support.torch
-PagedCache = pytest.importorskip("nbkv.integrations.transformers").PagedCache
 
-KINDS = ["Llama", "Qwen3"]
 DTYPES = ["float32", "float16", "bfloat16"]
 
 

@@ -9,6 +9,7 @@ import paged_cache_support as support
 import pytest
 from invariants import assert_intact
 from paged_cache_support import (
+    PagedCache,
     check_empty,
     dense,
     generate,
@@ -20,7 +21,6 @@ from paged_cache_support import (
 import nbkv
 
 torch, transformers = support.torch, support.transformers
-PagedCache = pytest.importorskip("nbkv.integrations.transformers").PagedCache
 
 
 class StopError(Exception):

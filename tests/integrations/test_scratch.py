@@ -6,8 +6,9 @@ import numpy as np
 import paged_cache_support as support
 import pytest
 
+from nbkv.integrations.transformers.scratch import Scratch
+
 torch = support.torch
-Scratch = pytest.importorskip("nbkv.integrations.transformers.scratch").Scratch
 FLOAT = np.dtype(np.float32)
 
 

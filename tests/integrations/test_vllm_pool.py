@@ -265,6 +265,19 @@ def test_install_puts_the_pool_into_its_place_and_back(fake_vllm):
     assert seam.BlockPool is theirs
 
 
+def test_uninstall_leaves_what_somebody_else_has_put_there(fake_vllm):
+    seam = fake_vllm[1]
+    theirs, somebodys = seam.BlockPool, object()
+    adapter.install()
+    seam.BlockPool = somebodys
+    with pytest.raises(RuntimeError, match=r"BlockPool .* was replaced after"):
+        adapter.uninstall()
+    assert seam.BlockPool is somebodys
+    seam.BlockPool = BlockPool
+    adapter.uninstall()
+    assert seam.BlockPool is theirs
+
+
 @pytest.mark.parametrize("version", ["0.33.0", "0.3.2", "1.32.0"])
 def test_another_version_is_named(fake_vllm, version):
     fake_vllm[0].__version__ = version

@@ -47,11 +47,23 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Let vLLM make block pools of its own again."""
+    """Let vLLM make block pools of its own again; when nbkv is not installed, change nothing.
+
+    Raises
+    ------
+    RuntimeError
+        What `install` replaced was replaced again since; nothing is restored then.
+    """
     global _theirs
-    if _theirs is not None:
-        _coordinator().BlockPool = _theirs
-        _theirs = None
+    if _theirs is None:
+        return
+    coordinator = _coordinator()
+    if coordinator.BlockPool is not BlockPool:
+        raise RuntimeError(
+            f"BlockPool of {_SEAM} was replaced after nbkv.integrations.vllm was installed;"
+            " undo that first"
+        )
+    coordinator.BlockPool, _theirs = _theirs, None
 
 
 @contextmanager
