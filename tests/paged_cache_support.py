@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import needs
 import numpy as np
-import pytest
 from invariants import assert_intact
 
 import nbkv
 
-_WHY = "pip install '.[test,transformers]'"
-torch = pytest.importorskip("torch", reason=f"needs torch: {_WHY}")
-transformers = pytest.importorskip("transformers", reason=f"needs transformers: {_WHY}")
+transformers = needs.transformers()
+
+import torch  # noqa: E402
 
 from nbkv.integrations.transformers import PagedCache, model_shape  # noqa: E402, F401
 

@@ -12,8 +12,9 @@ import paged_cache_support as support
 import pytest
 from paged_cache_support import check_empty, dense, make_kv
 
+from nbkv.integrations import transformers as integration
+
 transformers = support.transformers
-integration = pytest.importorskip("nbkv.integrations.transformers")
 
 pytestmark = [
     pytest.mark.model,
@@ -69,8 +70,6 @@ def test_generate_gives_the_tokens_of_a_dynamic_cache(chat: Any, loaded: tuple[A
 def test_continuous_batching_gives_the_tokens_of_a_dynamic_cache(
     chat: Any, loaded: tuple[Any, Any]
 ) -> None:
-    if not hasattr(integration, "installed"):
-        pytest.skip("needs nbkv.integrations.transformers.installed (continuous batching)")
     model, tokenizer = loaded
     encoder = chat.Chat(model, tokenizer)
     system = {"role": "system", "content": chat.SYSTEM}

@@ -4,14 +4,12 @@ import random
 import runpy
 from pathlib import Path
 
+import needs
 import pytest
 from invariants import assert_intact
 
-transformers = pytest.importorskip(
-    "transformers", reason="needs transformers: pip install '.[test,transformers]'"
-)
-torch = pytest.importorskip("torch", reason="needs torch: pip install '.[test,transformers]'")
-
+transformers = needs.transformers()
+import torch  # noqa: E402
 from transformers.generation.continuous_batching import (  # noqa: E402
     cache,
     input_outputs,

@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass, field
 
+import needs
 import numpy as np
 import pytest
 from invariants import assert_intact
 
-pytest.importorskip("transformers", reason="needs transformers: pip install '.[test,transformers]'")
+needs.transformers()
 
-from nbkv import CacheConfig, OutOfBlocksError, PagedKVCache
-from nbkv.integrations.transformers.batching_requests import RequestBlocks
+from nbkv import CacheConfig, OutOfBlocksError, PagedKVCache  # noqa: E402
+from nbkv.integrations.transformers.batching_requests import RequestBlocks  # noqa: E402
 
 PAGE = 4
 

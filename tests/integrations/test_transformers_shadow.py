@@ -5,6 +5,7 @@ import random
 import warnings
 from types import SimpleNamespace
 
+import needs
 import pytest
 
 from nbkv.shadow import ShadowError
@@ -16,10 +17,8 @@ SEAM = "transformers.generation.continuous_batching.cache"
 def hf():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in ("torch", "transformers", "psutil"):
-            pytest.importorskip(name, reason="pip install '.[test,test-torch,transformers]'")
+        transformers = needs.transformers()
         module = importlib.import_module("nbkv.integrations.transformers.shadow")
-        transformers = importlib.import_module("transformers")
         importlib.import_module(SEAM)
     return SimpleNamespace(
         watching=module.watching,

@@ -7,12 +7,11 @@ and with so few blocks that requests are preempted again and again.
 
 import random
 
+import needs
 import pytest
 from invariants import assert_intact
 
-transformers = pytest.importorskip(
-    "transformers", reason="needs transformers: pip install '.[test,transformers]'"
-)
+transformers = needs.transformers()
 
 from batching_device import VOCABULARY, Device, complete  # noqa: E402
 
